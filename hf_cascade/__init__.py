@@ -1,0 +1,38 @@
+"""hf-cascade: Cascade Distillation (Ministral 3, arXiv 2601.08584) on transformers and TRL. Names load on first use."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "CascadeDistillationConfig": "hf_cascade.distill.config",
+    "CascadeDistillationTrainer": "hf_cascade.distill.trainer",
+    "CascadeSFTTrainer": "hf_cascade.distill.packed",
+    "ChildShape": "hf_cascade.shape",
+    "PruneConfig": "hf_cascade.prune.config",
+    "extend_context": "hf_cascade.context",
+    "prune_model": "hf_cascade.prune.model",
+}
+__all__ = ["__version__", *_MODULES]
+
+if TYPE_CHECKING:
+    from hf_cascade.context import extend_context as extend_context
+    from hf_cascade.distill.config import CascadeDistillationConfig as CascadeDistillationConfig
+    from hf_cascade.distill.packed import CascadeSFTTrainer as CascadeSFTTrainer
+    from hf_cascade.distill.trainer import CascadeDistillationTrainer as CascadeDistillationTrainer
+    from hf_cascade.prune.config import PruneConfig as PruneConfig
+    from hf_cascade.prune.model import prune_model as prune_model
+    from hf_cascade.shape import ChildShape as ChildShape
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'hf_cascade' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_MODULES))
