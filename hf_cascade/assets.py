@@ -30,3 +30,18 @@ def find(name: str | Path) -> Path:
         if place.exists():
             return place
     raise FileNotFoundError(f"{given} does not exist: looked at {given.absolute()} and {shipped}")
+
+
+def locate(model: str) -> str:
+    """
+    A model, tokenizer or dataset as its user named it: the path of a folder found as by [`find`], else a Hub id.
+
+    Raises:
+        FileNotFoundError: it is no folder here and cannot be a Hub id (`ORG/NAME` or `NAME`).
+    """
+    try:
+        return str(find(model))
+    except FileNotFoundError:
+        if model.startswith((".", "/", "~", "recipes/", "runs/")) or model.count("/") > 1:
+            raise
+        return model

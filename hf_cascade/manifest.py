@@ -100,6 +100,27 @@ def is_finished(folder: str | Path) -> bool:
     return (Path(folder) / FILE).is_file()
 
 
+def describe(folder: str | Path, num_parameters: int) -> dict:
+    """
+    The manifest's `output` for a model folder: its parameters, the bytes of its weights, and its dimensions.
+
+    Args:
+        folder (`str` or `Path`): holds `config.json` and `*.safetensors`.
+        num_parameters (`int`): as `model.num_parameters()` counts them, a tied head once.
+    """
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    text = config.get("text_config") or config
+    dimensions = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
+    return {
+        "num_parameters": num_parameters,
+        "bytes": sum(shard.stat().st_size for shard in folder.glob("*.safetensors")),
+        **{name: text.get(name) for name in dimensions},
+        # Mistral3's top level decides, whatever its text_config says (paper section 1)
+        "tie_word_embeddings": config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
+    }
+
+
 def config_sha256(run: str, config: dict, inputs: dict[str, str | list[str]]) -> str:
     """Hash of a stage's settings. Of an input that is a folder only the name counts, so a moved run stays the same."""
     names = {
