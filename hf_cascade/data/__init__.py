@@ -1,0 +1,1 @@
+"""Text as the stages read it: document order, packing into full windows, and where a stage stopped."""

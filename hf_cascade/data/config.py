@@ -1,0 +1,27 @@
+"""The text a stage reads: order of the documents and where to begin (Cascade Distillation reads its mix once, paper section 1)."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class TextArguments:
+    """
+    Parameters that control which text a stage reads, beside TRL's `datasets:` block.
+
+    Args:
+        data_after (`str`, *optional*):
+            Folder of the finished stage whose text this one continues: reading begins at the first token that stage
+            did not train on. Unset, reading begins with the first document.
+        document_seed (`int`, *optional*, defaults to `0`):
+            Seed of the documents' order. All stages of one cascade share it; another seed than `data_after`'s is
+            refused, since tokens would be repeated. Ours: paper silent.
+        passes (`int`, *optional*, defaults to `1`):
+            How often the text may be read. `1` is the paper's single pass (Figure 2); a stage that would need more
+            stops with an error instead of repeating tokens.
+    """
+
+    data_after: str | None = field(
+        default=None, metadata={"help": "Folder of the finished stage whose text this one continues."}
+    )
+    document_seed: int = field(default=0, metadata={"help": "Seed of the documents' order, one for a whole cascade."})
+    passes: int = field(default=1, metadata={"help": "How often the text may be read; 1 is the paper's single pass."})

@@ -1,0 +1,146 @@
+"""What to prune to, and how: the target shape and the choice at each step of the paper's Algorithm 2."""
+
+from dataclasses import dataclass, field
+
+# What each `method` means, piece by piece. `paper`: the listing of Algorithm 2, silent points filled in as `pruning.md`'s
+# prototype did; `compensated`: ours, chosen by measured divergence (docs/pruning.md).
+METHODS = {
+    "paper": {
+        "layer_score": "ratio",
+        "hidden_basis": "stream",
+        "ffn_score": "mean_abs",
+        "compensation": "none",
+        "tie_merge": "average",
+    },
+    "compensated": {
+        "layer_score": "ratio",
+        "hidden_basis": "normed",
+        "ffn_score": "output",
+        "compensation": "read_write",
+        "tie_merge": "least_squares",
+    },
+}
+CHOICES = {
+    "layer_score": ("ratio", "cosine"),
+    "hidden_basis": ("stream", "normed"),
+    "ffn_score": ("mean_abs", "output"),
+    "compensation": ("none", "write", "read_write"),
+    "tie_merge": ("average", "embedding", "head", "least_squares"),
+}
+
+
+@dataclass
+class PruneConfig:
+    """
+    Target shape and method of [`prune_model`].
+
+    Args:
+        num_hidden_layers (`int`, *optional*): decoder layers to keep. Unset, the parent's.
+        hidden_size (`int`, *optional*): width of the residual stream. Unset, the parent's.
+        intermediate_size (`int`, *optional*): width of every FFN. Unset, the parent's.
+        tie_word_embeddings (`bool`, *optional*): whether head and embedding are one matrix. Unset, as the parent.
+        rope_theta (`float`, *optional*): RoPE base written into the child's config (the released children change it
+            between 14B and 8B). Unset, the parent's.
+        method (`str`, *optional*, defaults to `"compensated"`): `"paper"` is Algorithm 2 as printed; `"compensated"`
+            re-fits every kept weight by least squares on the calibration text (ours). It sets the five pieces below
+            that are left unset.
+        layer_score (`str`, *optional*): which layers stay. `"ratio"`: highest mean of |output| / |input| (the paper's
+            listing). `"cosine"`: highest mean of 1 - cos(input, output) (ShortGPT).
+        hidden_basis (`str`, *optional*): what the one PCA sees at the norms: `"stream"`, their inputs (the listing), or
+            `"normed"`, their outputs without the gain.
+        ffn_score (`str`, *optional*): which FFN columns stay. `"mean_abs"`: mean |silu(W1 x) * W3 x| (the paper).
+            `"output"`: root mean square of the same times the norm of the column of W2 it drives.
+        compensation (`str`, *optional*): `"none"` (the paper); `"write"` re-fits o_proj and down_proj to the parent's
+            stream; `"read_write"` also what every norm's readers see.
+        tie_merge (`str`, *optional*): how an untied parent's two matrices become one: `"average"`, `"embedding"` or
+            `"head"` alone, or the row-wise `"least_squares"` compromise between both errors.
+        ridge (`float`, *optional*, defaults to `0.01`): strength that pulls every least-squares fit to the uncompensated
+            weight, as a fraction of the mean diagonal of its Gram matrix. Ours.
+        projector (`str`, *optional*, defaults to `"keep"`): the vision projector is pruned with the model, or with
+            `"reinit"` discarded and started anew (the paper's way).
+        seed (`int`, *optional*, defaults to `0`): of a new projector's weights.
+    """
+
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Decoder layers to keep. Unset: all."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Width of the stream. Unset: the parent's."})
+    intermediate_size: int | None = field(default=None, metadata={"help": "Width of the FFNs. Unset: the parent's."})
+    tie_word_embeddings: bool | None = field(
+        default=None, metadata={"help": "Head and embedding one matrix. Unset: as the parent."}
+    )
+    rope_theta: float | None = field(default=None, metadata={"help": "RoPE base of the child. Unset: the parent's."})
+    method: str = field(
+        default="compensated",
+        metadata={"help": "Sets the pieces below that are left unset.", "choices": ["paper", "compensated"]},
+    )
+    layer_score: str | None = field(
+        default=None, metadata={"help": "Which layers stay.", "choices": ["ratio", "cosine"]}
+    )
+    hidden_basis: str | None = field(
+        default=None, metadata={"help": "What the PCA sees at the norms.", "choices": ["stream", "normed"]}
+    )
+    ffn_score: str | None = field(
+        default=None, metadata={"help": "Which FFN columns stay.", "choices": ["mean_abs", "output"]}
+    )
+    compensation: str | None = field(
+        default=None,
+        metadata={"help": "Which weights are re-fitted.", "choices": ["none", "write", "read_write"]},
+    )
+    tie_merge: str | None = field(
+        default=None,
+        metadata={
+            "help": "How an untied parent's two matrices become one.",
+            "choices": ["average", "embedding", "head", "least_squares"],
+        },
+    )
+    ridge: float = field(default=0.01, metadata={"help": "Pull of the fits towards the uncompensated weights."})
+    projector: str = field(
+        default="keep", metadata={"help": "Prune the vision projector, or start anew.", "choices": ["keep", "reinit"]}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of a new projector."})
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r}: allowed are {sorted(METHODS)}")
+        for piece, choices in CHOICES.items():
+            if getattr(self, piece) is None:
+                setattr(self, piece, METHODS[self.method][piece])
+            if getattr(self, piece) not in choices:
+                raise ValueError(f"{piece}={getattr(self, piece)!r}: allowed are {list(choices)}")
+        if self.projector not in ("keep", "reinit"):
+            raise ValueError(f"projector={self.projector!r}: allowed are ['keep', 'reinit']")
+        if not self.ridge > 0:
+            raise ValueError(f"ridge={self.ridge}: it must be above 0 (0.01 was best or nearly so where measured)")
+
+
+@dataclass
+class PruneArguments:
+    """
+    Parameters of `hf-cascade prune` beside [`PruneConfig`]: the parent, the child's folder and the calibration text.
+
+    Args:
+        model (`str`): the parent's folder or Hub id.
+        output_dir (`str`): folder for the child; new or empty.
+        calibration (`str`, *optional*): text to calibrate on: a `.txt`, `.jsonl`, `.json`, `.parquet` file (also
+            `.gz`), or a dataset's Hub id. Not needed when no dimension changes.
+        calibration_split (`str`, *optional*, defaults to `"train"`): split of the dataset.
+        calibration_field (`str`, *optional*, defaults to `"text"`): the text column.
+        calibration_samples (`int`, *optional*, defaults to `1024`): windows of text. Minitron's number; paper silent.
+        calibration_length (`int`, *optional*, defaults to `2048`): tokens of a window. Ours: paper silent.
+        batch_size (`int`, *optional*, defaults to `8`): windows at once.
+        dtype (`str`, *optional*, defaults to `"auto"`): type of the child's weights; `auto` is the parent's.
+    """
+
+    model: str = field(metadata={"help": "The parent: folder or Hub id."})
+    output_dir: str = field(metadata={"help": "Folder for the child; new or empty."})
+    calibration: str | None = field(
+        default=None, metadata={"help": "Calibration text: .txt, .jsonl, .json, .parquet (also .gz) or a dataset id."}
+    )
+    calibration_split: str = field(default="train", metadata={"help": "Split of the calibration dataset."})
+    calibration_field: str = field(default="text", metadata={"help": "Text column of the calibration dataset."})
+    calibration_samples: int = field(default=1024, metadata={"help": "Windows of calibration text."})
+    calibration_length: int = field(default=2048, metadata={"help": "Tokens of a window."})
+    batch_size: int = field(default=8, metadata={"help": "Windows at once."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Type of the child's weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},
+    )
