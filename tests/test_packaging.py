@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import hf_cascade
+
 ROOT = Path(__file__).resolve().parents[1]
+INFO = f"hf_cascade-{hf_cascade.__version__}.dist-info"
 SHIPPED = ("trainers", "recipes", "evals", "hub_cards")
 
 
@@ -50,9 +53,9 @@ def test_the_wheel_carries_every_shipped_file(wheel, folder):
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     code = {name for name in wheel if name.startswith("hf_cascade/") and not name.startswith("hf_cascade/_assets/")}
     assert code == tree("hf_cascade")
-    assert {name.split("/")[0] for name in wheel if not name.startswith("hf_cascade/")} == {"hf_cascade-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in wheel} == {"hf_cascade", INFO}
     assert not [name for name in wheel if re.search(r"__pycache__|\.pyc$|\.venv|(^|/)runs/|checkpoint-", name)]
-    assert {"hf_cascade-0.1.0.dist-info/licenses/LICENSE", "hf_cascade-0.1.0.dist-info/licenses/NOTICE"} <= wheel
+    assert {f"{INFO}/licenses/LICENSE", f"{INFO}/licenses/NOTICE"} <= wheel
 
 
 def test_the_sdist_can_be_tested(release):
@@ -66,8 +69,8 @@ def test_the_sdist_can_be_tested(release):
 def test_the_installed_wheel_plans_from_any_directory(release, tmp_path):
     (path,) = release.glob("*.whl")
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-index", "--target", str(site), str(path)]
-    subprocess.run(command, check=True)
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*pip, str(site), str(path)], check=True)
     away = tmp_path / "away"
     away.mkdir()
     python = [sys.executable, "-m", "hf_cascade.cli", "run", "recipes/tiny/cascade.yaml", "--dry_run"]
