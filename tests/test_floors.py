@@ -11,7 +11,7 @@ import hf_cascade
 
 PACKAGE = Path(hf_cascade.__file__).parent
 FLOORS = [
-    {"assets", "anatomy", "manifest", "fields", "data", "progress"},
+    {"assets", "anatomy", "manifest", "loading", "fields", "data", "progress"},
     {"shape", "context", "prune", "recipe", "run", "evaluate", "plots", "stage"},
     {"distill", "cli"},
 ]

@@ -1,0 +1,131 @@
+"""The paper's recipe: Algorithm 1's wiring, Table 1's shapes, its numbers cited, its flags the scripts' own."""
+
+import json
+import re
+import runpy
+
+import pytest
+import yaml
+
+from hf_cascade import ChildShape, assets
+from hf_cascade.shape import count_parameters, count_total
+
+FOLDER = assets.find("recipes/ministral3")
+PARENT = "mistralai/Mistral-Small-3.1-24B-Base-2503"
+STAGES = yaml.safe_load((FOLDER / "cascade.yaml").read_text())
+SIZES = ("14b", "8b", "3b")
+NUMBER = re.compile(r":\s*-?\d[\d.e+-]*}?\s*$")
+# paper.md section 1: language model, with tower and projector, rope_theta
+TABLE_1 = {
+    "14b": (13_506_073_600, 13_945_031_680, 1e9),
+    "8b": (8_489_553_920, 8_918_026_240, 1e6),
+    "3b": (3_429_006_336, 3_849_090_048, 1e6),
+}
+
+
+def settings(stage: str) -> dict:
+    """A stage's flags as its script gets them."""
+    return yaml.safe_load((FOLDER / STAGES[stage]["config"]).read_text()) | STAGES[stage]["set"]
+
+
+def test_stages_are_algorithm_1():
+    assert list(STAGES) == [f"{size}-{stage}" for size in SIZES for stage in ("pruned", "short", "long")]
+    source = PARENT
+    for size in SIZES:
+        pruned, short, long = (STAGES[f"{size}-{stage}"] for stage in ("pruned", "short", "long"))
+        assert (pruned["run"], short["run"], long["run"]) == ("prune", "distill", "distill")
+        assert pruned["inputs"] == {"model": source}
+        assert short["inputs"]["model_name_or_path"] == f"{size}-pruned"
+        assert long["inputs"]["model_name_or_path"] == f"{size}-short"
+        source = f"{size}-short"  # the SHORT output is what the next prune starts from
+    distilled = [stage for stage in STAGES.values() if stage["run"] == "distill"]
+    assert {stage["inputs"]["teacher_model_name_or_path"] for stage in distilled} == {PARENT}
+
+
+def test_no_token_is_read_twice():
+    """Each distillation reads on after the one before it; the first begins."""
+    distilled = [name for name in STAGES if STAGES[name]["run"] == "distill"]
+    after = [STAGES[name]["inputs"].get("data_after") for name in distilled]
+    assert after == [None, *distilled[:-1]]
+    assert settings("14b-short")["datasets"] == settings("14b-long")["datasets"]  # the cursor speaks of one text
+    tokens = [sum(settings(f"{size}-{stage}")["train_tokens"] for stage in ("short", "long")) for size in SIZES]
+    assert [count / sum(tokens) for count in tokens] == pytest.approx([0.30, 0.30, 0.40])  # Figure 2
+
+
+def test_shapes_are_table_1():
+    config = json.loads((FOLDER / "parent_config.json").read_text())
+    assert (count_parameters(config), count_total(config)) == (23_572_403_200, 24_011_361_280)
+    for size in SIZES:
+        flags = settings(f"{size}-pruned")
+        names = ("num_hidden_layers", "hidden_size", "intermediate_size", "tie_word_embeddings")
+        config = ChildShape(**{name: flags.get(name) for name in names}).apply(config)
+        assert (count_parameters(config), count_total(config), flags["rope_theta"]) == TABLE_1[size]
+    assert {"num_hidden_layers", "hidden_size"}.isdisjoint(settings("14b-pruned"))  # hop 1 prunes the FFN alone
+
+
+def test_pruning_is_the_papers():
+    from trl import TrlParser
+
+    from hf_cascade.prune.config import METHODS, PruneArguments, PruneConfig
+
+    for size in SIZES:
+        flags = settings(f"{size}-pruned")
+        config, arguments = TrlParser((PruneConfig, PruneArguments)).parse_dict(
+            flags | {"model": PARENT, "output_dir": "out"}, allow_extra_keys=False
+        )
+        assert {name: getattr(config, name) for name in METHODS["paper"]} == METHODS["paper"]
+        assert isinstance(config.rope_theta, float) and config.intermediate_size == flags["intermediate_size"]
+        assert arguments.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("name", ["short", "long"])
+def test_distillation_flags_are_the_scripts_own(name, tmp_path):
+    parser = runpy.run_path(str(assets.find("trainers/distill.py")))["make_parser"]()
+    flags = settings(f"14b-{name}")
+    command = ["--config", str(FOLDER / f"{name}.yaml"), "--output_dir", str(tmp_path), "--bf16", "false"]
+    parsed = parser.parse_args_and_config([*command, "--train_tokens", str(flags["train_tokens"])])
+    training = parsed[0]
+    values = {key: value for part in parsed for key, value in vars(part).items()}
+    for key in flags.keys() - {"bf16", "datasets", "report_to"}:
+        assert values[key] == flags[key], key
+    assert 8 * training.tokens_per_step == 2**22  # eight processes, as fsdp2.yaml starts
+    assert training.max_steps == round(flags["train_tokens"] / training.tokens_per_step)
+    assert [part.path for part in values["datasets"]] == ["HuggingFaceFW/finepdfs"]
+
+
+def test_the_long_stage_makes_the_released_rope():
+    from transformers import AutoConfig
+
+    from hf_cascade.context import extend_context
+
+    flags = settings("14b-long")
+    parent = AutoConfig.from_pretrained(FOLDER / "parent_config.json")
+    config = extend_context(
+        parent, flags["context_length"], flags["original_context_length"], flags["llama_4_scaling_beta"]
+    )
+    decoder = config.text_config
+    assert (decoder.model_type, decoder.max_position_embeddings, flags["max_length"]) == ("ministral3", 262144, 262144)
+    released = {"factor": 16, "original_max_position_embeddings": 16384, "beta_fast": 32, "beta_slow": 1, "mscale": 1}
+    released |= {"rope_type": "yarn", "mscale_all_dim": 1, "llama_4_scaling_beta": 0.1, "rope_theta": 1e9}
+    assert {name: decoder.rope_parameters[name] for name in released} == released
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_number_says_where_it_is_from(path):
+    numbers = [line for line in path.read_text().splitlines() if NUMBER.search(line.partition("#")[0])]
+    assert numbers
+    for line in numbers:
+        assert re.search(r"paper|released|ours", line.partition("#")[2]), f"no source beside {line.strip()}"
+
+
+@pytest.mark.parametrize("path", sorted(assets.find("recipes/accelerate").glob("*.yaml")), ids=lambda path: path.name)
+def test_launch_files_are_accelerates(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load_config_from_file(str(path))  # refuses unknown keys, but only at the top level
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert not {*config.fsdp_config, *config.deepspeed_config} - known
+    expected = {"single_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
+    assert config.distributed_type.value == expected[path.stem]
+    assert config.mixed_precision == "bf16"
