@@ -84,6 +84,14 @@ def test_the_installed_wheel_plans_from_any_directory(release, tmp_path):
     assert list(away.iterdir()) == []  # a plan writes nothing
 
 
+def test_public_names_load_on_first_use():
+    names = [name for name in hf_cascade.__all__ if name != "__version__"]
+    lazy = "import sys, hf_cascade; dir(hf_cascade); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", f"{lazy}; from hf_cascade import {', '.join(names)}"], check=True)
+    with pytest.raises(AttributeError, match="public names: __version__, CascadeDistillationConfig"):
+        _ = hf_cascade.CascadeDistilationConfig
+
+
 def test_constraints_lie_in_the_ranges_of_pyproject():
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
