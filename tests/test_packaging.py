@@ -31,7 +31,8 @@ def release(tmp_path_factory) -> Path:
     """Folder with the sdist and the wheel, as `python -m build` makes them: the wheel comes from the sdist."""
     out = tmp_path_factory.mktemp("release")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
     return out
 
 
