@@ -69,7 +69,7 @@ def given_settings(argv: list[str]) -> dict:
     return settings
 
 
-def train(trainer, inputs: dict, ledger=None) -> int:
+def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) -> int:
     """
     Train from the last checkpoint in the output folder, if there is one, and leave a folder `from_pretrained` opens.
 
@@ -77,6 +77,7 @@ def train(trainer, inputs: dict, ledger=None) -> int:
         trainer (`SFTTrainer`): ready to train; `trainer.args.output_dir` is the stage's folder.
         inputs (`dict[str, str]`): folders or Hub ids the stage read, for the manifest.
         ledger (`Ledger`, *optional*): the reading so far, when the stage reads packed text.
+        companions (`Callable`, *optional*): called with the folder to add what the trainer does not save.
 
     Returns:
         `int`: exit status, 0 when done and 75 when stopped by SIGTERM with a checkpoint saved.
@@ -94,6 +95,7 @@ def train(trainer, inputs: dict, ledger=None) -> int:
         return STOPPED
     trainer.save_model()
     if trainer.accelerator.is_main_process:
+        companions(folder)
         finish(trainer, folder, inputs, ledger, {**result.metrics, "seconds": seconds})
     trainer.accelerator.wait_for_everyone()
     return 0

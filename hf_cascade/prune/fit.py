@@ -1,0 +1,34 @@
+"""Ridge least squares from Gram matrices: sums over calibration tokens in float64, so that text length costs no memory."""
+
+import torch
+from torch import Tensor
+
+# N tokens, I inputs, O outputs
+
+
+class LeastSquares:
+    """
+    min over W of |Y - X W^T|^2 + lambda |W - W0|^2, lambda = ridge * mean diagonal of X^T X.
+
+    Args:
+        inputs (`int`): I, columns of X.
+        outputs (`int`): O, columns of Y.
+        device (`torch.device`): where the tokens are.
+    """
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device):
+        self.gram_II = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
+        self.cross_IO = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
+
+    def add(self, x_NI: Tensor, y_NO: Tensor) -> None:
+        """Add tokens."""
+        x_NI = x_NI.double()
+        self.gram_II += x_NI.t() @ x_NI
+        self.cross_IO += x_NI.t() @ y_NO.double()
+
+    def solve(self, start_OI: Tensor, ridge: float) -> Tensor:
+        """The fitted W [O, I] in float64, pulled towards `start_OI`; inputs that never occur stay at the start."""
+        strength = ridge * self.gram_II.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+        left_II = self.gram_II + strength * torch.eye(len(self.gram_II)).to(self.gram_II)
+        right_IO = self.cross_IO + strength * start_OI.double().t()
+        return torch.linalg.solve(left_II, right_IO).t()

@@ -1,0 +1,70 @@
+"""Distil a child from a frozen teacher on packed text, read once (Cascade Distillation, paper section 2).
+
+    accelerate launch trainers/distill.py \
+        --config recipes/tiny/short.yaml \
+        --model_name_or_path runs/tiny/14b-pruned --teacher_model_name_or_path recipes/tiny/parent \
+        --output_dir runs/tiny/14b-short
+
+The long stage adds `--context_length` and `--original_context_length`; `--data_after FOLDER` goes on in the text where
+the stage in FOLDER stopped. The same command resumes a stopped run.
+"""
+
+
+def main(training_args, text_args, context_args, model_args, mixture):
+    from hf_cascade import stage
+    from hf_cascade.context import extend_context
+    from hf_cascade.data.documents import Documents, load_mixture
+    from hf_cascade.data.ledger import Ledger, text_sha256
+    from hf_cascade.data.packing import PackedText
+    from hf_cascade.distill.trainer import CascadeDistillationTrainer
+    from hf_cascade.loading import check_same_tokenizer, copy_companions, load_config, load_model, load_tokenizer
+
+    stage.check_output_dir(training_args.output_dir)
+    student, teacher = model_args.model_name_or_path, training_args.teacher_model_name_or_path
+    if student is None or teacher is None:
+        raise ValueError("give model_name_or_path (the student) and teacher_model_name_or_path")
+    tokenizer = load_tokenizer(student)
+    check_same_tokenizer(tokenizer, load_tokenizer(teacher))
+    config = load_config(student)
+    if context_args.context_length is not None:
+        config = extend_context(
+            config,
+            context_args.context_length,
+            context_args.original_context_length,
+            context_args.llama_4_scaling_beta,
+        )
+
+    documents = Documents(
+        load_mixture(mixture), training_args.dataset_text_field, text_args.document_seed, text_args.passes
+    )
+    stream = PackedText(documents, tokenizer, training_args.max_length)
+    ledger = Ledger.after(text_args.data_after, text_sha256(stream, mixture.datasets))
+    stream.start = ledger.end
+
+    trainer = CascadeDistillationTrainer(
+        load_model(student, model_args.dtype or "float32", config, attn_implementation=model_args.attn_implementation),
+        load_model(teacher, training_args.teacher_dtype, attn_implementation=model_args.attn_implementation),
+        args=training_args,
+        train_dataset=stream,
+        processing_class=tokenizer,
+    )
+    inputs = {"model_name_or_path": student, "teacher_model_name_or_path": teacher}
+    if text_args.data_after is not None:
+        inputs["data_after"] = text_args.data_after
+    return stage.train(trainer, inputs, ledger, lambda folder: copy_companions(student, folder))
+
+
+def make_parser():
+    from trl import DatasetMixtureConfig, ModelConfig, TrlParser
+
+    from hf_cascade.context import ContextArguments
+    from hf_cascade.data.config import TextArguments
+    from hf_cascade.distill.config import CascadeDistillationConfig
+
+    return TrlParser((CascadeDistillationConfig, TextArguments, ContextArguments, ModelConfig, DatasetMixtureConfig))
+
+
+if __name__ == "__main__":
+    from hf_cascade.stage import run_script
+
+    run_script(main, lambda: make_parser().parse_args_and_config())
