@@ -86,7 +86,9 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     else:
         backbone, projector = getattr(model, "model", None), None
     if backbone is None or getattr(model, "lm_head", None) is None:
-        raise ValueError(f"{type(model).__name__} has no language-model head: load the model with one, as ...ForCausalLM")
+        raise ValueError(
+            f"{type(model).__name__} has no language-model head: load the model with one, as ...ForCausalLM"
+        )
     return Anatomy(backbone, backbone.embed_tokens, backbone.layers, backbone.norm, model.lm_head, projector)
 
 

@@ -1,4 +1,4 @@
-"""Long context as a config transform: YaRN and position temperature (paper section 2; constants of the released configs)."""
+"""Long context as a config transform: YaRN and position temperature (paper section 3, released configs)."""
 
 from dataclasses import dataclass, field
 

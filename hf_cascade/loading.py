@@ -52,7 +52,12 @@ def load_model(model: str, dtype: str = "auto", config: PreTrainedConfig | None 
     auto = AutoModelForImageTextToText if config.model_type in WRAPPERS else AutoModelForCausalLM
     try:
         loaded, info = auto.from_pretrained(
-            assets.locate(model), config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **kwargs
+            assets.locate(model),
+            config=config,
+            dtype=dtype,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **kwargs,
         )
     except OSError as error:
         raise ValueError(f"{model} cannot be opened as a model: {str(error).splitlines()[0]}") from error

@@ -11,13 +11,14 @@ With `--model_name_or_path` instead of `--model_config` an existing model goes o
 
 def main(training_args, pretraining_args, text_args, model_args, mixture):
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
     from hf_cascade import assets, stage
     from hf_cascade.data.documents import Documents, load_mixture
     from hf_cascade.data.ledger import Ledger, text_sha256
     from hf_cascade.data.packing import PackedText
     from hf_cascade.distill.packed import CascadeSFTTrainer
+    from hf_cascade.loading import load_model, load_tokenizer
 
     stage.check_output_dir(training_args.output_dir)
     if (pretraining_args.model_config is None) == (model_args.model_name_or_path is None):
@@ -25,14 +26,14 @@ def main(training_args, pretraining_args, text_args, model_args, mixture):
     set_seed(training_args.seed)
     if pretraining_args.model_config is not None:
         if pretraining_args.tokenizer is None:
-            raise ValueError("model_config starts a model at random and needs a tokenizer: add --tokenizer FOLDER_OR_ID")
+            raise ValueError("model_config starts a model at random and needs a tokenizer: add --tokenizer")
         source = pretraining_args.tokenizer
         config = AutoConfig.from_pretrained(assets.find(pretraining_args.model_config))
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     else:
         source = model_args.model_name_or_path
-        model = AutoModelForCausalLM.from_pretrained(assets.locate(source), dtype=torch.float32, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(assets.locate(source), trust_remote_code=False)
+        model = load_model(source, dtype="float32")
+    tokenizer = load_tokenizer(source)
 
     documents = Documents(
         load_mixture(mixture), training_args.dataset_text_field, text_args.document_seed, text_args.passes

@@ -1,4 +1,4 @@
-"""The text a stage reads: order of the documents and where to begin (Cascade Distillation reads its mix once, paper section 1)."""
+"""The text a stage reads: order of the documents and where to begin. A cascade reads its mix once (paper Figure 2)."""
 
 from dataclasses import dataclass, field
 

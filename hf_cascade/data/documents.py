@@ -1,4 +1,4 @@
-"""Documents in a fixed order that can be entered anywhere: TRL's `datasets:` mixture, shuffled once per pass by index."""
+"""Documents in a fixed order to enter anywhere: TRL's `datasets:` mixture, shuffled by index once a pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The token ledger: which stage read which part of the text, carried from manifest to manifest, so that nothing is read twice."""
+"""The token ledger: which stage read which text, carried from manifest to manifest, so that nothing is read twice."""
 
 import hashlib
 from dataclasses import dataclass, field

@@ -1,6 +1,6 @@
-"""The plan applied to weights: gains folded, stream rotated, FFN columns selected; what makes the rotation exact (paper section 2).
+"""The plan applied to weights: gains folded, stream rotated, FFN columns selected (paper section 2).
 
-    embed <- E Q        q, k, v, gate, up, head <- W diag(g) Q        o, down <- Q^T W        norm <- sqrt(d_old / d_new)
+    embed <- E Q    q, k, v, gate, up, head <- W diag(g) Q    o, down <- Q^T W    norm <- sqrt(d_old / d_new)
 
 RMSNorm divides by the width it sees, hence the norm factor: where the stream lies in the kept subspace, the child's
 logits are the parent's.

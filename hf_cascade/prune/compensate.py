@@ -1,7 +1,7 @@
 """Least-squares compensation: every kept weight re-fitted so that the child's stream follows the parent's. Ours.
 
-Layers are visited in order, parent and child side by side on the calibration text. Related: SliceGPT (PCA), FLAP (bias),
-OBS (second-order updates); unlike theirs the child stays a stock checkpoint, only weights change.
+Layers are visited in order, parent and child side by side on the calibration text. Related: SliceGPT (PCA), FLAP
+(bias), OBS (second-order updates); unlike theirs the child stays a stock checkpoint, only weights change.
 
 Read sites (the norms): parent stream x [N, D] and child stream s [N, k], normalised to y and z. The best scale
 c = <y Q, z> / <z, z> becomes the norm's weight, and the best map B, min |y - z B^T|^2 + lambda |B - c Q|^2, goes into
@@ -23,7 +23,11 @@ from hf_cascade.prune.stream import Calibration, attention_input, ffn_input, nor
 
 
 def read_map(
-    parent_stream: list[Tensor], child_stream: list[Tensor], rotation: Tensor, epsilons: tuple[float, float], ridge: float
+    parent_stream: list[Tensor],
+    child_stream: list[Tensor],
+    rotation: Tensor,
+    epsilons: tuple[float, float],
+    ridge: float,
 ) -> tuple[Tensor, float]:
     """
     What a norm's readers must be multiplied by, and the norm's weight.
@@ -59,7 +63,9 @@ class Compensation:
         ridge (`float`): see [`LeastSquares`].
     """
 
-    def __init__(self, parent: Anatomy, child: Anatomy, plan: PrunePlan, calibration: Calibration, epsilons, reads, ridge):
+    def __init__(
+        self, parent: Anatomy, child: Anatomy, plan: PrunePlan, calibration: Calibration, epsilons, reads, ridge
+    ):
         self.parent, self.child, self.plan = parent, child, plan
         self.calibration, self.epsilons, self.reads, self.ridge = calibration, epsilons, reads, ridge
         self.rotation = plan.rotation_or_identity(parent.embedding.weight)
@@ -143,5 +149,3 @@ def fit_head(parent: Anatomy, child: Anatomy, x, s, rotation: Tensor, epsilons, 
     gained_VD = parent.head.weight.double() * parent.norm.weight.double()
     set_parameter(child.head, gained_VD @ read_Dk)
     child.norm.weight.fill_(scale)
-
-

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-# What each `method` means, piece by piece. `paper`: the listing of Algorithm 2, silent points filled in as `pruning.md`'s
-# prototype did; `compensated`: ours, chosen by measured divergence (docs/pruning.md).
+# What each `method` means, piece by piece. `paper`: the listing of Algorithm 2; `compensated`: ours, chosen by measured
+# divergence.
 METHODS = {
     "paper": {
         "layer_score": "ratio",
@@ -54,8 +54,8 @@ class PruneConfig:
             stream; `"read_write"` also what every norm's readers see.
         tie_merge (`str`, *optional*): how an untied parent's two matrices become one: `"average"`, `"embedding"` or
             `"head"` alone, or the row-wise `"least_squares"` compromise between both errors.
-        ridge (`float`, *optional*, defaults to `0.01`): strength that pulls every least-squares fit to the uncompensated
-            weight, as a fraction of the mean diagonal of its Gram matrix. Ours.
+        ridge (`float`, *optional*, defaults to `0.01`): strength that pulls every least-squares fit to the
+            uncompensated weight, as a fraction of the mean diagonal of its Gram matrix. Ours.
         projector (`str`, *optional*, defaults to `"keep"`): the vision projector is pruned with the model, or with
             `"reinit"` discarded and started anew (the paper's way).
         seed (`int`, *optional*, defaults to `0`): of a new projector's weights.

@@ -1,4 +1,4 @@
-"""Ridge least squares from Gram matrices: sums over calibration tokens in float64, so that text length costs no memory."""
+"""Ridge least squares from Gram matrices: float64 sums over tokens, so text length costs no memory."""
 
 import torch
 from torch import Tensor

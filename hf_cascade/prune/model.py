@@ -79,7 +79,7 @@ def check_calibration(calibration: Tensor | None, parent: Anatomy) -> None:
         )
     vocabulary = parent.embedding.weight.shape[0]
     if int(calibration.min()) < 0 or int(calibration.max()) >= vocabulary:
-        raise ValueError(f"calibration holds token ids outside 0 to {vocabulary - 1}: was it made by another tokenizer?")
+        raise ValueError(f"calibration holds ids outside 0 to {vocabulary - 1}: was it made by another tokenizer?")
 
 
 def _prune(model, parent: Anatomy, config: PruneConfig, shape: dict, calibration_NT: Tensor, batch_size: int):

@@ -1,4 +1,4 @@
-"""From statistics to decisions: which layers and FFN columns stay, and onto which directions the stream is rotated. Pure."""
+"""From statistics to decisions: the layers, FFN columns and directions of the stream that stay. Pure."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ def top(scores: Tensor, count: int) -> Tensor:
 
 def principal_directions(gram_DD: Tensor, width: int) -> tuple[Tensor, list[float]]:
     """
-    The first `width` principal directions of a Gram matrix, without centring (the stream has no mean to remove exactly).
+    The first `width` principal directions of a Gram matrix, without centring (a norm-only stream cannot absorb a mean).
 
     Each column's largest entry is positive, so that the result does not depend on the solver's signs.
 

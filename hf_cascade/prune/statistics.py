@@ -1,4 +1,4 @@
-"""One pass of the parent over calibration text: what layers, hidden directions and FFN columns do (Algorithm 2's inputs)."""
+"""One pass of the parent over calibration text: what Algorithm 2 ranks layers, directions and columns by."""
 
 from dataclasses import dataclass, field
 
@@ -37,7 +37,12 @@ class Statistics:
 
 @torch.no_grad()
 def collect(
-    parts: Anatomy, calibration: Calibration, epsilon: float, config: PruneConfig, wants_gram: bool, advance=lambda: None
+    parts: Anatomy,
+    calibration: Calibration,
+    epsilon: float,
+    config: PruneConfig,
+    wants_gram: bool,
+    advance=lambda: None,
 ) -> Statistics:
     """
     Run the parent once, layer by layer.

@@ -1,7 +1,7 @@
 """One matrix for embedding and head: the merge that an untied parent, or a rotated tied one, needs for a tied child.
 
-The paper ties its 3B child and does not say how. Row by row, the shared matrix e must serve as embedding (near E Q) and,
-through the final norm's weight w, as head (near the rotated head H on the final stream z):
+The paper ties its 3B child and does not say how. Row by row, the shared matrix e must serve as embedding (near E Q)
+and, through the final norm's weight w, as head (near the rotated head H on the final stream z):
 
     min over e_v of (w e_v - h_v)^T C (w e_v - h_v) + mu |e_v - (E Q)_v|^2,    C = mean of z z^T
 
