@@ -2,6 +2,7 @@
 
 import copy
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from hf_cascade.anatomy import PER_LAYER, check_family, head_dim, is_tied
@@ -28,6 +29,22 @@ def target_shape(parent: PreTrainedConfig, config: PruneConfig) -> dict[str, int
     if problems:
         raise ValueError("the target shape cannot be pruned from this parent: " + "; ".join(problems))
     return shape
+
+
+def check_target(parent: PreTrainedConfig, config: PruneConfig) -> None:
+    """
+    Raise `ValueError` when the child could not be pruned, saved or opened, before any work.
+
+    Beside [`target_shape`]: some families' configs have rules of their own (LlamaConfig wants a hidden size that is a
+    multiple of the heads even where `head_dim` is explicit).
+    """
+    layers = list(range(target_shape(parent, config)["num_hidden_layers"]))
+    decoder = child_config(parent, config, layers).get_text_config()
+    try:
+        decoder.validate()
+    except StrictDataclassError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[-1]
+        raise ValueError(f"{type(decoder).__name__} refuses this shape: {reason}") from error
 
 
 def child_config(parent: PreTrainedConfig, config: PruneConfig, kept_layers: list[int]) -> PreTrainedConfig:

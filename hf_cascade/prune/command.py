@@ -14,7 +14,7 @@ from hf_cascade import manifest
 from hf_cascade.data.packing import blocks
 from hf_cascade.data.text_files import load_texts
 from hf_cascade.loading import copy_companions, load_config, load_model, load_tokenizer
-from hf_cascade.prune.child import is_own_shape, target_shape
+from hf_cascade.prune.child import check_target, is_own_shape
 from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.prune.model import prune_with_report
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"output_dir={folder} is not empty: name a folder that is new or empty")
     parent = load_config(arguments.model)
-    target_shape(parent, config)
+    check_target(parent, config)
     calibration = None
     if not is_own_shape(parent, config):
         calibration = _calibration(arguments)

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_cascade import progress
 from hf_cascade.anatomy import Anatomy, dissect, is_tied
 from hf_cascade.prune.apply import apply_plan
-from hf_cascade.prune.child import child_config, is_own_shape, target_shape
+from hf_cascade.prune.child import check_target, child_config, is_own_shape, target_shape
 from hf_cascade.prune.compensate import Compensation, fit_head
 from hf_cascade.prune.config import PruneConfig
 from hf_cascade.prune.plan import PrunePlan, make_plan
@@ -54,6 +54,7 @@ def prune_with_report(
 ) -> tuple[PreTrainedModel, dict]:
     """As [`prune_model`]; returns the report too: scores, kept layers, explained variance (`PrunePlan.report`)."""
     parent = dissect(model)
+    check_target(model.config, config)
     shape = target_shape(model.config, config)
     if is_own_shape(model.config, config):
         every_layer = list(range(len(parent.layers)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hf_cascade.anatomy import FFN_OUT, Anatomy
+from hf_cascade.anatomy import ATTENTION_OUT, FFN_OUT, Anatomy
 from hf_cascade.prune.config import PruneConfig
 from hf_cascade.prune.stream import Calibration, attention_input, ffn_input, normalised, working_copy
 
@@ -79,9 +79,9 @@ def _one_layer(layer, index, stream, calibration, epsilon, config, wants_gram, s
     after = []
     for batch, x_BTD in enumerate(stream):
         attention = attention_input(layer, x_BTD, calibration.arguments(index, batch))
-        middle_BTD = x_BTD + layer.self_attn.o_proj(attention)
+        middle_BTD = x_BTD + layer.get_submodule(ATTENTION_OUT)(attention)
         a_NF = ffn_input(layer, middle_BTD).flatten(0, 1)
-        y_BTD = middle_BTD + layer.mlp.down_proj(a_NF).view_as(middle_BTD)
+        y_BTD = middle_BTD + layer.get_submodule(FFN_OUT)(a_NF).view_as(middle_BTD)
         ratio += float((y_BTD.norm(dim=-1) / x_BTD.norm(dim=-1)).sum(dtype=torch.float64))
         cosine += float((1 - torch.cosine_similarity(x_BTD, y_BTD, dim=-1)).sum(dtype=torch.float64))
         absolute_F = absolute_F + a_NF.abs().sum(0, dtype=torch.float64)

@@ -1,0 +1,147 @@
+"""Pruning against references: exact where the mathematics says exact, for every family."""
+
+import pytest
+import torch
+
+from hf_cascade import PruneConfig, prune_model
+from hf_cascade.anatomy import FFN_OUT, dissect
+from hf_cascade.prune.apply import apply_plan
+from hf_cascade.prune.child import child_config
+from hf_cascade.prune.model import _empty_child
+from hf_cascade.prune.plan import PrunePlan
+from tests.prune.families import FAMILIES, SHAPE, build, ids, logits
+
+# transformers normalises in fp32 even in a float64 model: that is all the difference there may be
+TOLERANCE = {"rtol": 0, "atol": 5e-5}
+
+
+def random_rotation(rows: int, columns: int) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(rows, rows, dtype=torch.float64)).Q[:, :columns]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_own_shape_gives_the_parents_logits_bit_for_bit(family, tied):
+    parent = build(family, tie_word_embeddings=tied)
+    child = prune_model(parent, PruneConfig())
+    assert type(child) is type(parent) and child is not parent
+    assert torch.equal(logits(child, ids()), logits(parent, ids()))
+    assert (child.lm_head.weight is child.get_input_embeddings().weight) == tied
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_full_rotation_gives_the_parents_logits(family):
+    parent = build(family)
+    layers = list(range(SHAPE["num_hidden_layers"]))
+    child = _empty_child(parent, child_config(parent.config, PruneConfig(), layers), torch.float64, seed=0)
+    plan = PrunePlan(layers, random_rotation(48, 48), None, [], [], [])
+    apply_plan(dissect(parent), dissect(child), plan)
+    assert not torch.allclose(child.lm_head.weight, parent.lm_head.weight)
+    torch.testing.assert_close(logits(child, ids()), logits(parent, ids()), **TOLERANCE)
+
+
+@pytest.mark.parametrize("method", ["paper", "compensated"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stream_inside_the_kept_subspace_loses_nothing(family, method):
+    """Everything the parent writes lies in 40 of 48 dimensions: a child of width 40 must have its logits."""
+    parent = build(family)
+    parts = dissect(parent)
+    basis = random_rotation(48, 40)
+    project = basis @ basis.t()
+    parts.embedding.weight.data = parts.embedding.weight.data @ project
+    for layer in parts.layers:
+        for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            writer.weight.data = project @ writer.weight.data
+            if writer.bias is not None:
+                writer.bias.data = project @ writer.bias.data
+    # a ridge this small leaves the exact solution alone
+    child = prune_model(parent, PruneConfig(hidden_size=40, method=method, ridge=1e-12), ids())
+    assert child.config.get_text_config().hidden_size == 40
+    text = ids(seed=7)
+    torch.testing.assert_close(logits(child, text), logits(parent, text), **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["llama_bias", "ministral3", "qwen3", "mistral3"])
+@pytest.mark.parametrize("method", ["paper", "compensated"])
+def test_dead_ffn_columns_and_layers_cost_nothing(family, method):
+    """Columns that drive nothing and a layer that writes nothing are the ones to go, and nothing changes without them."""
+    parent = build(family)
+    parts = dissect(parent)
+    for layer in parts.layers:
+        layer.get_submodule(FFN_OUT).weight.data[:, ::4] = 0
+        layer.mlp.up_proj.weight.data[::4] = 0
+        if layer.mlp.up_proj.bias is not None:
+            layer.mlp.up_proj.bias.data[::4] = 0
+    child = prune_model(parent, PruneConfig(intermediate_size=60, method=method, ridge=1e-12), ids())
+    text = ids(seed=7)
+    torch.testing.assert_close(logits(child, text), logits(parent, text), **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kept_layers_keep_their_kind(family):
+    """Sliding windows and other per-layer settings follow the layers that stay."""
+    parent = build(family)
+    child = prune_model(parent, PruneConfig(num_hidden_layers=2, method="paper"), ids())
+    parent_types = getattr(parent.config.get_text_config(), "layer_types", None)
+    child_types = getattr(child.config.get_text_config(), "layer_types", None)
+    if parent_types is None:
+        assert child_types is None
+        return
+    kept = [
+        next(
+            number
+            for number, candidate in enumerate(dissect(parent).layers)
+            if torch.equal(candidate.self_attn.q_proj.weight, layer.self_attn.q_proj.weight)
+        )
+        for layer in dissect(child).layers
+    ]
+    assert child_types == [parent_types[number] for number in kept]
+    reloaded = type(child)(child.config).to(child.dtype).eval()
+    reloaded.load_state_dict(child.state_dict())
+    torch.testing.assert_close(logits(reloaded, ids()), logits(child, ids()))
+
+
+def test_the_norm_factor_and_epsilon_are_what_makes_it_exact():
+    """Without either the logits differ, so the exactness tests above do test them."""
+    parent = build("llama")
+    parts = dissect(parent)
+    basis = random_rotation(48, 40)
+    parts.embedding.weight.data = parts.embedding.weight.data @ basis @ basis.t()
+    for layer in parts.layers:
+        for writer in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            writer.weight.data = basis @ basis.t() @ writer.weight.data
+    child = prune_model(parent, PruneConfig(hidden_size=40, method="paper"), ids())
+    reference = logits(parent, ids())
+    assert child.config.rms_norm_eps == pytest.approx(parent.config.rms_norm_eps * 48 / 40)
+    child.model.norm.weight.data.fill_(1.0)
+    assert (logits(child, ids()) - reference).abs().max() > 1e-2
+
+
+def test_vision_tower_is_unchanged_and_images_still_reach_the_text():
+    parent = build("mistral3", dtype=torch.float32)
+    child = prune_model(parent, PruneConfig(num_hidden_layers=3, hidden_size=32, intermediate_size=64), ids())
+    for (name, ours), theirs in zip(
+        child.model.vision_tower.state_dict().items(), parent.model.vision_tower.state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
+    image = {"pixel_values": torch.randn(1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+    tokens = torch.tensor([[1, 3, 3, 3, 3, 9, 11]])  # four merged patches
+    with torch.no_grad():
+        with_image = child(input_ids=tokens, **image).logits
+        other = child(input_ids=tokens, pixel_values=-image["pixel_values"], image_sizes=image["image_sizes"]).logits
+    assert with_image.isfinite().all() and not torch.allclose(with_image, other)
+
+
+def test_the_projector_follows_the_stream_it_writes_to():
+    """FFN pruning leaves image features as they are; a new projector is new and repeatable."""
+    parent = build("mistral3", dtype=torch.float32)
+    image = {"pixel_values": torch.randn(1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+    features = [
+        prune_model(parent, PruneConfig(intermediate_size=64, projector=how), ids()).get_image_features(**image)
+        for how in ("keep", "reinit", "reinit")
+    ]
+    features = [torch.cat(list(found.pooler_output if hasattr(found, "pooler_output") else found)) for found in features]
+    original = parent.get_image_features(**image)
+    original = torch.cat(list(original.pooler_output if hasattr(original, "pooler_output") else original))
+    assert torch.equal(features[0], original)
+    assert not torch.allclose(features[1], original) and torch.equal(features[1], features[2])
