@@ -115,7 +115,7 @@ class Scorer:
         model (`PreTrainedModel`): a causal language model with a linear head.
         windows (`Windows`): the text.
         batch_size (`int`): windows at once.
-        keep (`bool`, *optional*, defaults to `False`): keep the hidden states for the next student, up to `CACHE_BYTES`.
+        keep (`bool`, *optional*, defaults to `False`): keep the states for the next student, up to `CACHE_BYTES`.
 
     Raises:
         ValueError: the model does more to its hidden states than a linear head, so its logits would be wrong here.
@@ -204,4 +204,3 @@ def measure(student: Scorer, teacher: Scorer | None, windows: Windows, report=No
         kl=None if teacher is None else kl.item() / tokens,
         top1_agreement=None if teacher is None else agreed.item() / tokens,
     )
-

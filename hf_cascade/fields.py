@@ -1,0 +1,180 @@
+"""The flags a stage takes, read from the source of their dataclasses: planning checks them without importing torch."""
+
+import ast
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+# run -> where its dataclasses can be imported from; what its script's parser is made of
+DATACLASSES = {
+    "prune": ("hf_cascade.prune.config.PruneConfig", "hf_cascade.prune.config.PruneArguments"),
+    "pretrain": (
+        "hf_cascade.distill.config.CascadeSFTConfig",
+        "hf_cascade.distill.config.PretrainingArguments",
+        "hf_cascade.data.config.TextArguments",
+        "trl.ModelConfig",
+        "trl.DatasetMixtureConfig",
+    ),
+    "distill": (
+        "hf_cascade.distill.config.CascadeDistillationConfig",
+        "hf_cascade.data.config.TextArguments",
+        "hf_cascade.context.ContextArguments",
+        "trl.ModelConfig",
+        "trl.DatasetMixtureConfig",
+    ),
+    "evaluate": ("hf_cascade.evaluate.config.EvaluateArguments",),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """
+    One flag.
+
+    Attributes:
+        name (`str`): its name.
+        annotation (`str`): its type as written.
+        choices (`tuple`, *optional*): the values it may have.
+    """
+
+    name: str
+    annotation: str
+    choices: tuple | None = None
+
+    def complaint(self, value) -> str | None:
+        """What is wrong with a YAML value for this flag, or `None`."""
+        kinds = _kinds(self.annotation)
+        if value is None:
+            return None
+        if self.choices and value not in self.choices:
+            hint = (
+                " (YAML reads a bare yes, no, on or off as true or false: quote it)" if isinstance(value, bool) else ""
+            )
+            return f"{value!r} is not one of {', '.join(map(str, self.choices))}{hint}"
+        if _fits(value, kinds):
+            return None
+        if isinstance(value, bool) and "str" in kinds:
+            return f"{value!r} is not text: YAML reads a bare yes, no, on or off as true or false, so quote it"
+        return f"{value!r} is {type(value).__name__}; allowed is {self.annotation}"
+
+
+def _kinds(annotation: str) -> set[str]:
+    """Plain type names in an annotation; a class of the library (an enum) is given as text."""
+    names = {node.id for node in ast.walk(ast.parse(annotation, mode="eval")) if isinstance(node, ast.Name)}
+    outer = ast.parse(annotation, mode="eval").body
+    if isinstance(outer, ast.Subscript) and isinstance(outer.value, ast.Name) and outer.value.id in ("list", "dict"):
+        return {outer.value.id}
+    plain = names & {"int", "float", "bool", "str", "list", "dict"}
+    return plain | ({"str"} if names - plain - {"None", "Optional", "Union"} else set())
+
+
+def _fits(value, kinds: set[str]) -> bool:
+    if isinstance(value, bool):
+        return "bool" in kinds
+    if isinstance(value, int):
+        return bool(kinds & {"int", "float"})
+    if isinstance(value, float):
+        return "float" in kinds
+    if isinstance(value, str):
+        return "str" in kinds or ("float" in kinds and _is_number(value))
+    return type(value).__name__ in kinds
+
+
+def _is_number(text: str) -> bool:
+    """YAML 1.1 reads `1e-5` as text; the scripts' parsers read it as the number that was meant."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def flags(run: str) -> dict[str, Field]:
+    """All flags of a stage's script or command, by name."""
+    found: dict[str, Field] = {}
+    for path in DATACLASSES[run]:
+        module, _, name = path.rpartition(".")
+        found |= class_fields(module, name)
+    return found
+
+
+def class_fields(module: str, name: str) -> dict[str, Field]:
+    """
+    Fields of a dataclass and of its bases, found by reading source; nothing is imported.
+
+    Args:
+        module (`str`): a module that defines the class or imports it (a package's `__init__` will do).
+        name (`str`): the class.
+
+    Raises:
+        LookupError: the source does not lead to the class.
+    """
+    file, node, home = _find_class(module, name, seen=set())
+    found: dict[str, Field] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name) and base.id != "object":
+            found |= class_fields(home, base.id)
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            annotation = ast.unparse(statement.annotation)
+            if not annotation.startswith("ClassVar"):
+                name = statement.target.id
+                found[name] = Field(name, annotation, _choices(statement.value))
+    return found
+
+
+def _choices(value: ast.expr | None) -> tuple | None:
+    """`choices` of a `field(..., metadata={...})` where they are written out."""
+    for node in ast.walk(value) if value is not None else ():
+        if isinstance(node, ast.Dict):
+            for key, part in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "choices" and isinstance(part, ast.List):
+                    return tuple(ast.literal_eval(part))
+    return None
+
+
+def _find_class(module: str, name: str, seen: set) -> tuple[Path, ast.ClassDef, str]:
+    """The file and definition of a class, following imports; `module` of the definition comes third."""
+    if (module, name) in seen:
+        raise LookupError(f"{module}.{name}: its imports go round in a circle")
+    seen.add((module, name))
+    file = _source(module)
+    tree = _parse(file)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return file, node, module
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find_class(_absolute(node, module, file), alias.name, seen)
+    raise LookupError(f"{file} neither defines nor imports {name}")
+
+
+@cache
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def _absolute(node: ast.ImportFrom, module: str, file: Path) -> str:
+    """The module an import statement names, relative dots resolved."""
+    if not node.level:
+        return node.module or ""
+    parts = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    parts = parts[: len(parts) - (node.level - 1)]
+    return ".".join([*parts, node.module] if node.module else parts)
+
+
+def _source(module: str) -> Path:
+    """A module's file, found without importing its package."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or not spec.origin:
+        raise LookupError(f"{top} is not installed")
+    place = Path(spec.origin).parent.joinpath(*rest) if rest else Path(spec.origin)
+    for file in (place, place.with_suffix(".py"), place / "__init__.py"):
+        if file.is_file():
+            return file
+    raise LookupError(f"{module} has no source file at {place}")
