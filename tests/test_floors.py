@@ -12,12 +12,12 @@ import hf_cascade
 PACKAGE = Path(hf_cascade.__file__).parent
 FLOORS = [
     {"assets", "anatomy", "manifest", "loading", "fields", "data", "progress"},
-    {"shape", "context", "prune", "recipe", "run", "evaluate", "plots", "stage"},
+    {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "stage"},
     {"distill", "cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS, 1) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_assets" not in path.parts)
-TORCH_FREE = ["assets", "manifest", "fields", "progress", "shape", "recipe", "run", "cli"]
+TORCH_FREE = ["assets", "manifest", "fields", "progress", "shape", "recipe", "plan", "display", "run", "cli"]
 
 
 def name_of(path: Path) -> str:
