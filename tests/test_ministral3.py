@@ -3,6 +3,8 @@
 import json
 import re
 import runpy
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -29,10 +31,10 @@ def settings(stage: str) -> dict:
 
 
 def test_stages_are_algorithm_1():
-    assert list(STAGES) == [f"{size}-{stage}" for size in SIZES for stage in ("pruned", "short", "long")]
+    assert list(STAGES) == [f"{size}{stage}" for size in SIZES for stage in ("-pruned", "-short", "")]
     source = PARENT
     for size in SIZES:
-        pruned, short, long = (STAGES[f"{size}-{stage}"] for stage in ("pruned", "short", "long"))
+        pruned, short, long = (STAGES[f"{size}{stage}"] for stage in ("-pruned", "-short", ""))
         assert (pruned["run"], short["run"], long["run"]) == ("prune", "distill", "distill")
         assert pruned["inputs"] == {"model": source}
         assert short["inputs"]["model_name_or_path"] == f"{size}-pruned"
@@ -47,8 +49,8 @@ def test_no_token_is_read_twice():
     distilled = [name for name in STAGES if STAGES[name]["run"] == "distill"]
     after = [STAGES[name]["inputs"].get("data_after") for name in distilled]
     assert after == [None, *distilled[:-1]]
-    assert settings("14b-short")["datasets"] == settings("14b-long")["datasets"]  # the cursor speaks of one text
-    tokens = [sum(settings(f"{size}-{stage}")["train_tokens"] for stage in ("short", "long")) for size in SIZES]
+    assert settings("14b-short")["datasets"] == settings("14b")["datasets"]  # the cursor speaks of one text
+    tokens = [sum(settings(size + stage)["train_tokens"] for stage in ("-short", "")) for size in SIZES]
     assert [count / sum(tokens) for count in tokens] == pytest.approx([0.30, 0.30, 0.40])  # Figure 2
 
 
@@ -61,6 +63,15 @@ def test_shapes_are_table_1():
         config = ChildShape(**{name: flags.get(name) for name in names}).apply(config)
         assert (count_parameters(config), count_total(config), flags["rope_theta"]) == TABLE_1[size]
     assert {"num_hidden_layers", "hidden_size"}.isdisjoint(settings("14b-pruned"))  # hop 1 prunes the FFN alone
+
+
+def test_it_plans_offline(tmp_path):
+    command = [sys.executable, "-m", "hf_cascade.cli", "run", "recipes/ministral3/cascade.yaml", "--dry_run"]
+    plan = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert plan.returncode == 0, plan.stderr
+    for language, _, _ in TABLE_1.values():
+        assert f"{language:,}" in plan.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pruning_is_the_papers():
@@ -78,10 +89,10 @@ def test_pruning_is_the_papers():
         assert arguments.dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("name", ["short", "long"])
-def test_distillation_flags_are_the_scripts_own(name, tmp_path):
+@pytest.mark.parametrize(("stage", "name"), [("14b-short", "short"), ("14b", "long")])
+def test_distillation_flags_are_the_scripts_own(stage, name, tmp_path):
     parser = runpy.run_path(str(assets.find("trainers/distill.py")))["make_parser"]()
-    flags = settings(f"14b-{name}")
+    flags = settings(stage)
     command = ["--config", str(FOLDER / f"{name}.yaml"), "--output_dir", str(tmp_path), "--bf16", "false"]
     parsed = parser.parse_args_and_config([*command, "--train_tokens", str(flags["train_tokens"])])
     training = parsed[0]
@@ -98,7 +109,7 @@ def test_the_long_stage_makes_the_released_rope():
 
     from hf_cascade.context import extend_context
 
-    flags = settings("14b-long")
+    flags = settings("14b")
     parent = AutoConfig.from_pretrained(FOLDER / "parent_config.json")
     config = extend_context(
         parent, flags["context_length"], flags["original_context_length"], flags["llama_4_scaling_beta"]
