@@ -61,7 +61,9 @@ class CascadeDistillationConfig(CascadeSFTConfig):
 
     teacher_model_name_or_path: str | None = field(default=None, metadata={"help": "The frozen teacher."})
     teacher_dtype: str = field(default="auto", metadata={"help": "Type of the teacher's weights; `auto`: its own."})
-    temperature: float = field(default=1.0, metadata={"help": "Softens both distributions; the loss is times its square."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Softens both distributions; the loss is times its square."}
+    )
     next_token_weight: float = field(
         default=0.0, metadata={"help": "Weight of the next-token loss; the KL has one minus it (an ablation)."}
     )
@@ -89,7 +91,8 @@ class CascadeDistillationConfig(CascadeSFTConfig):
 @dataclass
 class PretrainingArguments:
     """
-    Parameters that control which model `trainers/pretrain.py` starts: a random one of a named shape, or an existing one.
+    Parameters that control which model `trainers/pretrain.py` starts: a random one of a named shape, or an existing
+    one.
 
     Args:
         model_config (`str`, *optional*):

@@ -1,4 +1,4 @@
-"""The fused linear forward KL: two language-model heads and their divergence, chunk by chunk, gradient in the forward pass.
+"""The fused linear forward KL: two language-model heads and their divergence, chunk by chunk, gradient with the loss.
 
 Loss of the paper's section 2, on the logits alone: sum over tokens of KL(teacher || student). Neither model's
 [tokens, vocabulary] logits ever exist: a chunk of rows is computed in fp32, turned into its loss and its gradient in
@@ -23,7 +23,8 @@ def head_logits(hidden_CD: Tensor, head_VD: Tensor, softcap: float | None = None
     if hidden_CD.is_cuda and hidden_CD.dtype != torch.float32 and hidden_CD.dtype == head_VD.dtype:
         logits_CV = torch.mm(hidden_CD, head_VD.t(), out_dtype=torch.float32)
     else:
-        logits_CV = hidden_CD.float() @ head_VD.float().t() if hidden_CD.dtype != torch.float64 else hidden_CD @ head_VD.t()
+        exact = torch.promote_types(hidden_CD.dtype, torch.float32)
+        logits_CV = hidden_CD.to(exact) @ head_VD.to(exact).t()
     return logits_CV if softcap is None else logits_CV.div_(softcap).tanh_().mul_(softcap)
 
 
@@ -31,8 +32,9 @@ class _FusedForwardKL(torch.autograd.Function):
     """Forward computes the loss and the gradients of the student's hidden states and head; backward scales them."""
 
     @staticmethod
-    def forward(ctx, hidden_ND, head_VD, teacher_NE, teacher_head_VE, labels_N, temperature, next_token, scale, chunk, caps):
-        wants_hidden, wants_head = ctx.needs_input_grad[:2]
+    def forward(ctx, hidden_ND, head_VD, teacher_NE, teacher_head_VE, labels_N, scale, training, mix, chunk, caps):
+        # `needs_input_grad` is true for a head under `no_grad` too
+        wants_hidden, wants_head = (training and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden_ND = torch.zeros_like(hidden_ND) if wants_hidden else None
         total_type = torch.promote_types(head_VD.dtype, torch.float32)
         grad_head_VD = torch.zeros_like(head_VD, dtype=total_type) if wants_head else None
@@ -40,18 +42,18 @@ class _FusedForwardKL(torch.autograd.Function):
         heads = [head_VD, teacher_head_VE]
         if not hidden_ND.is_cuda:
             heads = [head.to(torch.promote_types(head.dtype, torch.float32)) for head in heads]
-        sums = torch.zeros(3, dtype=torch.float64, device=hidden_ND.device)  # loss, KL, next-token loss
+        sums = torch.zeros(2, dtype=torch.float64, device=hidden_ND.device)  # KL, next-token loss
         for start in range(0, hidden_ND.shape[0], chunk):
             rows = slice(start, start + chunk)
             hidden_CD, labels_C = hidden_ND[rows], labels_N[rows]
             student_CV = head_logits(hidden_CD.to(heads[0].dtype), heads[0], caps[0])
             teacher_CV = head_logits(teacher_NE[rows].to(heads[1].dtype), heads[1], caps[1])
-            slope_CV = None if caps[0] is None else 1 - (student_CV / caps[0]).square()
-            grad_CV, kl, nll = _divergence_(student_CV, teacher_CV, labels_C, temperature, next_token)
-            sums += torch.stack([(1 - next_token) * kl + next_token * nll, kl, nll])
+            slope_CV = None if caps[0] is None or not training else 1 - (student_CV / caps[0]).square()
+            grad_CV, *parts = _divergence_(student_CV, teacher_CV, labels_C, *mix)
+            sums += torch.stack(parts)
             if not (wants_hidden or wants_head):
                 continue
-            grad_CV.mul_(scale)
+            grad_CV.mul_(scale * (labels_C != -100).unsqueeze(1))
             if slope_CV is not None:
                 grad_CV.mul_(slope_CV)
             grad_low_CV = grad_CV.to(heads[0].dtype)
@@ -61,8 +63,9 @@ class _FusedForwardKL(torch.autograd.Function):
                 grad_head_VD.addmm_(grad_CV.t(), hidden_CD.to(total_type))
         ctx.save_for_backward(grad_hidden_ND, None if grad_head_VD is None else grad_head_VD.to(head_VD.dtype))
         sums *= scale
-        ctx.mark_non_differentiable(parts := sums[1:].to(total_type))
-        return sums[0].to(total_type), parts
+        parts = sums.to(total_type)
+        ctx.mark_non_differentiable(parts)
+        return ((1 - mix[1]) * sums[0] + mix[1] * sums[1]).to(total_type), parts
 
     @staticmethod
     def backward(ctx, grad, _):
@@ -76,9 +79,10 @@ class _FusedForwardKL(torch.autograd.Function):
 
 def _divergence_(student_CV, teacher_CV, labels_C, temperature, next_token):
     """
-    Sums over the chunk of temperature^2 * KL and of the next-token loss, and their gradient by the student's logits.
+    Gradient [C, V] by the student's logits, and the chunk's sums of temperature^2 * KL and of the next-token loss.
 
-    Works in place: both inputs are destroyed, the student's buffer becomes the gradient [C, V].
+    Works in place: both inputs are destroyed, the student's becomes the gradient, one [C, V] is added. The gradient
+    is also there for rows whose label is -100; the sums leave them out.
     """
     counts_C1 = (labels_C != -100).unsqueeze(1)
     target_C1 = labels_C.clamp(min=0).unsqueeze(1)
@@ -95,14 +99,27 @@ def _divergence_(student_CV, teacher_CV, labels_C, temperature, next_token):
     teacher_CV.sub_(teacher_CV.logsumexp(-1, keepdim=True))  # log p
     p_CV = teacher_CV.exp()
     # KL = sum p (log p - log q); where p underflows to 0 the term is 0, whatever log q.
-    kl_C = (p_CV * teacher_CV.sub_(student_CV)).sum(-1, keepdim=True)
-    kl = (kl_C * counts_C1).sum(dtype=torch.float64) * temperature**2
+    kl_C1 = teacher_CV.sub_(student_CV).mul_(p_CV).sum(-1, keepdim=True)
+    kl = (kl_C1 * counts_C1).sum(dtype=torch.float64) * temperature**2
     grad_CV = student_CV.exp_().sub_(p_CV)  # q - p, times temperature^2 / temperature
     if temperature != 1:
         grad_CV.mul_(temperature)
     if hard_CV is not None:
         grad_CV.mul_(1 - next_token).add_(hard_CV, alpha=next_token)
-    return grad_CV.mul_(counts_C1), kl, nll
+    return grad_CV, kl, nll
+
+
+def _check(hidden_ND, head_VD, teacher_NE, teacher_head_VE, labels_N, chunk) -> None:
+    (tokens, width), (vocabulary, head_width) = hidden_ND.shape[-2:], head_VD.shape
+    expected = [(tokens, width), (tokens, teacher_head_VE.shape[1]), (vocabulary, teacher_head_VE.shape[1]), (tokens,)]
+    given = [tuple(part.shape) for part in (hidden_ND, teacher_NE, teacher_head_VE, labels_N)]
+    if given != expected or width != head_width:
+        raise ValueError(
+            f"student {given[0]} x {tuple(head_VD.shape)}, teacher {given[1]} x {given[2]}, labels {given[3]}: allowed "
+            "is [N, D] x [V, D], [N, E] x [V, E], [N]. If the vocabularies differ, the models have different tokenizers"
+        )
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk={chunk}: it must be at least 1, or unset")
 
 
 def fused_forward_kl(
@@ -145,20 +162,23 @@ def fused_forward_kl(
     Raises:
         ValueError: the shapes do not fit together.
     """
-    if head_VD.shape[0] != teacher_head_VE.shape[0] or hidden_ND.shape[0] != teacher_hidden_NE.shape[0]:
-        raise ValueError(
-            f"student {tuple(hidden_ND.shape)} x {tuple(head_VD.shape)} and teacher {tuple(teacher_hidden_NE.shape)} x "
-            f"{tuple(teacher_head_VE.shape)}: tokens and vocabulary must be equal; were both made for one tokenizer?"
+    _check(hidden_ND, head_VD, teacher_hidden_NE, teacher_head_VE, labels_N, chunk)
+    device = hidden_ND.device.type
+    if torch.is_autocast_enabled(device):
+        # Inputs are rounded like those of any linear layer under autocast; the logits are not (see `head_logits`).
+        low = torch.get_autocast_dtype(device)
+        hidden_ND, head_VD = hidden_ND.to(low), head_VD.to(low)
+        teacher_hidden_NE, teacher_head_VE = teacher_hidden_NE.to(low), teacher_head_VE.to(low)
+    with torch.autocast(device, enabled=False):
+        return _FusedForwardKL.apply(
+            hidden_ND,
+            head_VD,
+            teacher_hidden_NE.detach(),
+            teacher_head_VE.detach(),
+            labels_N,
+            1.0 / torch.as_tensor(num_items, dtype=torch.float64, device=hidden_ND.device).clamp(min=1),
+            torch.is_grad_enabled(),
+            (float(temperature), float(next_token_weight)),
+            chunk or chunk_tokens(head_VD.shape[0]),
+            (softcap, teacher_softcap),
         )
-    return _FusedForwardKL.apply(
-        hidden_ND,
-        head_VD,
-        teacher_hidden_NE.detach(),
-        teacher_head_VE.detach(),
-        labels_N,
-        float(temperature),
-        float(next_token_weight),
-        1.0 / torch.as_tensor(num_items, dtype=torch.float64, device=hidden_ND.device).clamp(min=1),
-        chunk or chunk_tokens(head_VD.shape[0]),
-        (softcap, teacher_softcap),
-    )

@@ -1,4 +1,4 @@
-"""`CascadeDistillationTrainer`: TRL's SFT trainer with the loss of the paper, forward KL to a frozen teacher's logits."""
+"""`CascadeDistillationTrainer`: TRL's SFT trainer with the paper's loss, forward KL to a frozen teacher's logits."""
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +86,8 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         self.teacher_length = teacher.config.get_text_config().max_position_embeddings
         if self.args.teacher_window == "refuse" and (self.args.max_length or 0) > self.teacher_length:
             raise ValueError(
-                f"max_length={self.args.max_length} is beyond the teacher's window of {self.teacher_length}: shorten it, "
-                "or set teacher_window to 'mask' or 'extrapolate'"
+                f"max_length={self.args.max_length} is beyond the teacher's window of {self.teacher_length}: shorten "
+                "it, or set teacher_window to 'mask' or 'extrapolate'"
             )
 
     def _place(self, teacher: PreTrainedModel) -> nn.Module:
