@@ -12,7 +12,7 @@ demo: .venv/.ready
 # Two processes of one torch thread each are faster here than one process of two: the tests' tensors are tiny.
 test: .venv/.ready
 	@$(BIN)/ruff check
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
