@@ -60,6 +60,25 @@ def family(results: dict, folder: Path) -> list[Path]:
     return [folder / name for name in pictures]
 
 
+def pruning(report: dict, name: str, folder: Path) -> list[Path]:
+    """
+    Draw a prune_report.json: [`layer_scores`] where layers were removed, [`explained_variance`] where the stream was
+    narrowed.
+
+    Returns:
+        `list[Path]`: `layer_scores_NAME.png` and `explained_variance_NAME.png` in `folder`, as far as they were drawn.
+    """
+    pictures = {}
+    if len(report["kept_layers"]) < len(report["layer_scores"]):
+        pictures["layer_scores"] = layer_scores
+    if report["explained_variance"] and report["hidden_size"]:
+        pictures["explained_variance"] = explained_variance
+    paths = {folder / f"{kind}_{name}.png": draw for kind, draw in pictures.items()}
+    for path, draw in paths.items():
+        draw(report, path)
+    return list(paths)
+
+
 def layer_scores(report: dict, path: Path) -> None:
     """Bars of `report["layer_scores"]` of a prune_report.json, one a parent layer; `kept_layers` in colour."""
     scores, kept = report["layer_scores"], set(report["kept_layers"])
@@ -77,10 +96,10 @@ def layer_scores(report: dict, path: Path) -> None:
         axes.set_xlim(-0.6, len(scores) - 0.4)
         axes.xaxis.set_major_locator(MaxNLocator(min(len(scores), 20), integer=True))
         axes.set(xlabel="layer of the parent", ylabel="layer score")
-        axes.set_title(f"{len(kept)} of {len(scores)} layers are kept")
+        axes.set_title(f"{len(kept)} of {len(scores)} layers are kept", pad=26)
         if len(kept) < len(scores):
             handles = [_key("kept", COLOURS[0], "o"), _key("removed", COLOURS[0], "o", hollow=True)]
-            axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.2)
+            axes.legend(handles=handles, **_UNDER_TITLE, ncols=2)
         _save(figure, path)
 
 
@@ -166,11 +185,12 @@ def _against_tokens(results: dict) -> Figure:
         axes.annotate(f"{points[-1][2]:.3g}", points[-1][1:], **_RIGHT, color=colour)
     _perplexity_axis(axes)
     low, high = axes.get_xlim()
-    axes.set_xlim(low, high + 0.15 * (high - low))  # room for the parent's label
+    axes.set_xlim(low - 0.05 * (high - low), high + 0.15 * (high - low))  # room for labels
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
     handles = [_key(step, INK, steps[step], step == results["steps"][0]) for step in results["steps"] if step in steps]
-    axes.legend(handles=handles, loc="upper right")
-    axes.set(xlabel="tokens distilled, counted along each model's lineage", title="Perplexity and distilled tokens")
+    axes.legend(handles=handles, **_UNDER_TITLE, ncols=len(handles))
+    axes.set_xlabel("tokens distilled, counted along each model's lineage")
+    axes.set_title("Perplexity and distilled tokens", pad=26)
     return figure
 
 
@@ -203,9 +223,10 @@ def _scores(results: dict) -> Figure:
     return figure
 
 
+_UNDER_TITLE = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "borderaxespad": 0.2, "columnspacing": 1.2}
 # where a label stands from its point
 _ABOVE = {"textcoords": "offset points", "xytext": (0, 7), "va": "bottom"}
-_RIGHT = {"textcoords": "offset points", "xytext": (8, 0), "va": "center", "ha": "left"}
+_RIGHT = {"textcoords": "offset points", "xytext": (7, 2), "va": "bottom", "ha": "left"}
 _UNDER = {"textcoords": "offset points", "xytext": (0, -9), "va": "top", "ha": "center"}
 
 

@@ -3,13 +3,19 @@
 import logging
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 
-from lm_eval import simple_evaluate
+from lm_eval import evaluate
+from lm_eval.api import task as task_module
+from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_cascade import assets
+
+FEWSHOT_SEED = 1234  # lm-eval's default
+BOOTSTRAP = 1000  # resamples where a standard error has no formula; lm-eval's 100,000 take minutes
 
 
 class _QuietHFLM(HFLM):
@@ -36,14 +42,16 @@ class _QuietHFLM(HFLM):
 
 @contextmanager
 def _quiet():
-    """lm-eval warns of what we do on purpose: a model object, a task's own loader."""
+    """No bar for each task's prompts, and no warning of what we do on purpose: a model object, a task's own loader."""
     logger = logging.getLogger("lm_eval")
-    level = logger.level
+    level, bar = logger.level, task_module.tqdm
     logger.setLevel(logging.ERROR)
+    task_module.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
         logger.setLevel(level)
+        task_module.tqdm = bar
 
 
 def open_tasks(tasks: list[str], tasks_path: str) -> TaskManager:
@@ -90,7 +98,22 @@ def run_tasks(
     """
     with _quiet():
         lm = _QuietHFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, report=report)
-        return collect(simple_evaluate(lm, tasks=tasks, task_manager=manager, limit=limit, log_samples=False))
+        return score(lm, tasks, manager, limit)
+
+
+def score(lm: LM, tasks: list[str], manager: TaskManager, limit: int | None = None) -> dict[str, dict]:
+    """
+    [`run_tasks`] for any lm-eval model.
+
+    `lm_eval.simple_evaluate` does the same, but it also calls git and pip at every run to describe the machine; the
+    manifest says that once.
+    """
+    loaded = manager.load(tasks)
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    return collect(evaluate(lm, loaded, limit=limit, log_samples=False, bootstrap_iters=BOOTSTRAP))
 
 
 def collect(results: dict) -> dict[str, dict]:

@@ -3,7 +3,8 @@
     python evals/tasks/tiny/build_rows.py
 
 `continuation.jsonl`: a context, the text that follows and three passages that do not, of about equal length.
-`copy.jsonl`: a context and the word after it, when the same two words stand in the context already. `bits.jsonl`: passages.
+`copy.jsonl`: a context and the word after it, when the same two words stand in the context already.
+`bits.jsonl`: passages.
 Numbers are ours: small enough that ten models are measured on two CPU cores in minutes.
 """
 

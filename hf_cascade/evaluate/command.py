@@ -1,0 +1,238 @@
+"""`hf-cascade evaluate`: models in, results.json, report.md and plots out, and evals.json beside each cascade.json."""
+
+import json
+import os
+import time
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import HfArgumentParser, PreTrainedModel
+from trl import TrlParser
+
+from hf_cascade import assets, manifest, plots, progress
+from hf_cascade.data.text_files import load_texts
+from hf_cascade.evaluate import tables
+from hf_cascade.evaluate.config import EvaluateArguments
+from hf_cascade.evaluate.family import Member, arrange, read_members, step_labels, tokens_and_seconds
+from hf_cascade.evaluate.heldout import Scorer, Windows, make_windows, measure
+from hf_cascade.loading import check_same_tokenizer, load_config, load_model, load_tokenizer
+
+RESULTS, REPORT, EVALS = "results.json", "report.md", "evals.json"
+PRUNE_REPORT = "prune_report.json"  # what pruning leaves in its folder
+_INPUTS = ("model", "teacher")
+
+
+def make_parser() -> HfArgumentParser:
+    """Flags of `hf-cascade evaluate`; `--config FILE` reads them from YAML."""
+    return TrlParser((EvaluateArguments,), prog="hf-cascade evaluate", description=__doc__)
+
+
+def main(argv: list[str]) -> int:
+    """
+    Measure and write; everything that can be checked is checked before weights are read.
+
+    Raises:
+        ValueError, FileNotFoundError: bad input, nothing written.
+    """
+    (arguments,) = make_parser().parse_args_and_config(argv)
+    started = time.monotonic()
+    evaluation = Evaluation(arguments)
+    results = evaluation.run()
+    folder = Path(arguments.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    drawn = plots.family(results, folder)
+    for member in evaluation.members:
+        _write_evals(member, results)
+        if (Path(member.source) / PRUNE_REPORT).is_file():
+            pruned = json.loads((Path(member.source) / PRUNE_REPORT).read_text(encoding="utf-8"))
+            drawn += plots.pruning(pruned, member.name, folder)
+    _write(folder / REPORT, tables.report(results, [path.name for path in drawn]))
+    manifest.write(
+        folder,
+        stage=folder.name,
+        run="evaluate",
+        config=_settings(arguments),
+        inputs={name: getattr(arguments, name) for name in _INPUTS if getattr(arguments, name)},
+        metrics={"seconds": time.monotonic() - started},
+    )
+    print(tables.summary_text(results))
+    print(f"{folder / REPORT}: {len(results['models'])} models measured")
+    return 0
+
+
+class Evaluation:
+    """
+    One run of `hf-cascade evaluate`; making it checks everything, [`Evaluation.run`] does the work.
+
+    Args:
+        arguments (`EvaluateArguments`): what to measure.
+
+    Raises:
+        ValueError, FileNotFoundError: bad input.
+    """
+
+    def __init__(self, arguments: EvaluateArguments):
+        self.arguments = arguments
+        _check_output_dir(Path(arguments.output_dir))
+        # the parent is measured first, since every other model is compared with it
+        teacher = [] if arguments.teacher is None else [arguments.teacher]
+        where = {assets.locate(source) for source in teacher}
+        self.members = read_members([*teacher, *(m for m in arguments.model if assets.locate(m) not in where)])
+        self.teacher = self.members[0] if teacher else None
+        self.lengths = [length for length in (arguments.max_length, arguments.long_max_length) if length]
+        self.tokenizers = {member.name: load_tokenizer(member.source) for member in self.members}
+        configs = {member.name: load_config(member.source).get_text_config() for member in self.members}
+        self.positions = {name: config.max_position_embeddings for name, config in configs.items()}
+        for member in self.members:
+            if arguments.dataset and self.positions[member.name] < arguments.max_length:
+                raise ValueError(
+                    f"max_length={arguments.max_length}: {member.name} has {self.positions[member.name]} positions; "
+                    "give that or less"
+                )
+            if self.teacher:
+                names = (member.name, self.teacher.name)
+                check_same_tokenizer(self.tokenizers[member.name], self.tokenizers[self.teacher.name], names)
+        self.tasks = None
+        if arguments.tasks:
+            from hf_cascade.evaluate import harness  # lm-eval takes seconds to import
+
+            self.tasks = harness.open_tasks(arguments.tasks, arguments.tasks_path)
+        self.texts = None
+        if arguments.dataset:
+            self.texts = load_texts(arguments.dataset, arguments.dataset_text_field, arguments.dataset_split)
+        self.device = (
+            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+        )
+        self._windows: dict[tuple, Windows] = {}
+        self._teacher_scorers: dict[int, Scorer] = {}
+        parts = len(self.lengths) * bool(self.texts) + bool(self.tasks)
+        self._parts_done, self._parts = 0, parts * len(self.members)
+
+    def run(self) -> dict:
+        """Measure every model; returns what results.json holds."""
+        arguments = self.arguments
+        models = [self._measure(member) for member in self.members]
+        if self.teacher:
+            for model in models:
+                model["retention"] = 100 * models[0]["heldout"]["perplexity"] / model["heldout"]["perplexity"]
+        heldout = None
+        if self.texts:
+            heldout = {
+                "dataset": arguments.dataset,
+                "documents": len(self.texts),
+                "bytes": sum(len(text.encode()) for text in self.texts),
+                "max_length": arguments.max_length,
+                "long_max_length": arguments.long_max_length,
+            }
+        return {
+            "schema": 1,
+            "teacher": self.teacher and self.teacher.name,
+            "heldout": heldout,
+            "tasks": arguments.tasks,
+            "limit": arguments.limit,
+            "models": models,
+            "steps": step_labels(self.members),
+            "children": arrange(self.members),
+        }
+
+    def _measure(self, member: Member) -> dict:
+        """Load one model and take all its figures."""
+        arguments, tokenizer = self.arguments, self.tokenizers[member.name]
+        dtype = "float32" if arguments.dtype == "auto" and self.device.type == "cpu" else arguments.dtype
+        model = load_model(member.source, dtype=dtype).to(self.device)
+        record = {
+            "name": member.name,
+            "source": member.source,
+            "run": member.record and member.record["run"],
+            "manifest_sha256": member.sha256,
+            **_dimensions(member, model),
+            **tokens_and_seconds(member, self.members),
+            "retention": None,
+            "heldout": None,
+            "long": None,
+            "tasks": {},
+        }
+        if self.texts:
+            for length, key in zip(self.lengths, ("heldout", "long"), strict=False):
+                record[key] = self._held_out(member, model, length)
+        if self.tasks:
+            from hf_cascade.evaluate import harness
+
+            report = self._part(f"{member.name}: lm-eval")
+            record["tasks"] = harness.run_tasks(
+                model, tokenizer, arguments.tasks, self.tasks, arguments.batch_size, arguments.limit, report
+            )
+        return record
+
+    def _held_out(self, member: Member, model: PreTrainedModel, length: int) -> dict | None:
+        """Held-out figures in windows of `length`; None for a model with fewer positions."""
+        report = self._part(f"{member.name}: held-out text, {length:,}-token windows")
+        if self.positions[member.name] < length:
+            return None
+        tokenizer = self.tokenizers[member.name]
+        key = (length, tokenizer.bos_token_id, frozenset(tokenizer.get_vocab().items()))
+        if key not in self._windows:
+            self._windows[key] = make_windows(tokenizer, self.texts, length)
+        batch_size = max(1, self.arguments.batch_size * self.arguments.max_length // length)
+        is_teacher = member is self.teacher
+        scorer = Scorer(model, self._windows[key], batch_size, keep=is_teacher)
+        figures = asdict(measure(scorer, self._teacher_scorers.get(length), self._windows[key], report))
+        if is_teacher:
+            self._teacher_scorers[length] = scorer
+            figures |= {"kl": 0.0, "top1_agreement": 1.0}  # by definition
+        return figures
+
+    def _part(self, label: str):
+        """A function that reports the share done of the next part of the work."""
+        done, self._parts_done = self._parts_done, self._parts_done + 1
+
+        def report(share: float) -> None:
+            progress.report(round(100 * (done + share)), 100 * self._parts, label=label)
+
+        report(0.0)
+        return report
+
+
+def _dimensions(member: Member, model: PreTrainedModel) -> dict:
+    """Parameters, bytes of the weights and sizes, as the manifest's `output` has them."""
+    folder = member.source
+    if not Path(folder).is_dir():  # the Hub's snapshot, which loading has just fetched
+        folder = snapshot_download(folder, local_files_only=True)
+    return manifest.describe(folder, model.num_parameters())
+
+
+def _check_output_dir(folder: Path) -> None:
+    """An earlier report, finished or not, may be written over; nothing else."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    foreign = [name for name in names if name not in (REPORT, RESULTS, manifest.FILE) and not name.endswith(".png")]
+    if folder.is_file() or foreign:
+        what = "is a file" if folder.is_file() else f"holds {', '.join(foreign[:3])}"
+        raise ValueError(f"output_dir={folder} {what}: name a folder that is new or empty")
+
+
+def _settings(arguments: EvaluateArguments) -> dict:
+    """The flags that are not defaults, without inputs and output."""
+    flags = [flag for flag in fields(arguments) if flag.name not in (*_INPUTS, "output_dir")]
+    defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in flags}
+    return {name: getattr(arguments, name) for name in defaults if getattr(arguments, name) != defaults[name]}
+
+
+def _write_evals(member: Member, results: dict) -> None:
+    """Put a model's figures in its own folder, when a stage made that folder; shipped models are left as they are."""
+    folder = Path(member.source)
+    shipped = (assets.root() / "recipes").resolve() in folder.parents
+    if member.record is None or shipped or not os.access(folder, os.W_OK):
+        return
+    (figures,) = (model for model in results["models"] if model["name"] == member.name)
+    shared = {name: results[name] for name in ("schema", "teacher", "heldout", "limit")}
+    _write(folder / EVALS, json.dumps({**shared, **figures}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)

@@ -1,0 +1,181 @@
+"""What `hf-cascade evaluate` measured, as tables for a person: Markdown for report.md, plain text for the terminal."""
+
+MISSING = "–"
+NOTES = """\
+- **perplexity**: exp of the mean next-token loss over the held-out text; every token of it is predicted once, in
+  windows of {max_length:,} tokens that never cross documents.
+- **retention**: the parent's perplexity over the model's, in percent. 100 is the parent itself.
+- **KL**: forward Kullback-Leibler divergence KL(parent || model) of the next-token distributions, nats per token.
+- **agreement**: share of tokens at which both models' likeliest next token is the same.
+- **bits per byte**: the same loss in bits, over the text's UTF-8 bytes; comparable across tokenizers.
+- **tokens** and **seconds**: of the stage in "Stage by stage", of all stages of the child in the first table, its
+  pruning with them. What the models it was pruned from cost is not in them.
+"""
+
+
+def summary(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the parent, then each child after its last stage."""
+    header = ["model", "parameters", "weights"]
+    if results["heldout"]:
+        header += ["perplexity", *(["retention", "KL", "agreement"] if results["teacher"] else []), "bits per byte"]
+    header += ["tokens", "seconds"]
+    rows = []
+    for model in headline_models(results):
+        heldout = model["heldout"] or {}
+        row = [model["name"], count(model["num_parameters"]), size(model["bytes"])]
+        if results["heldout"]:
+            row.append(figure(heldout.get("perplexity")))
+            if results["teacher"]:
+                row += [percent(model["retention"]), fixed(heldout.get("kl"), 3), share(heldout.get("top1_agreement"))]
+            row.append(fixed(heldout.get("bits_per_byte"), 3))
+        rows.append([*row, count(model["child_tokens"]), seconds(model["child_seconds"])])
+    return header, rows
+
+
+def stages(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a block of rows for each child, one row after each of its stages."""
+    by_name = {model["name"]: model for model in results["models"]}
+    long = results["heldout"]["long_max_length"]
+    header = ["child", "after", "perplexity"]
+    header += [f"at {long:,} tokens"] if long else []
+    header += ["retention", "KL", "agreement"] if results["teacher"] else []
+    rows = []
+    for child in results["children"]:
+        for index, stage in enumerate(child["stages"]):
+            model = by_name[stage["model"]]
+            heldout = model["heldout"] or {}
+            row = [child["name"] if index == 0 else "", stage["step"], figure(heldout.get("perplexity"))]
+            if long:
+                row.append(figure((model["long"] or {}).get("perplexity")))
+            if results["teacher"]:
+                row += [percent(model["retention"]), fixed(heldout.get("kl"), 3), share(heldout.get("top1_agreement"))]
+            rows.append([*row, count(model["tokens"]), seconds(model["seconds"])])
+    return [*header, "tokens", "seconds"], rows
+
+
+def shapes(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: the sizes of the parent and of each child."""
+    header = ["model", "layers", "hidden", "FFN", "vocabulary", "embeddings"]
+    keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    rows = [
+        [model["name"], *(f"{model[key]:,}" for key in keys), "tied" if model["tie_word_embeddings"] else "separate"]
+        for model in headline_models(results)
+    ]
+    return header, rows
+
+
+def tasks(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every model's lm-eval scores, plus or minus one standard error, and what they mean."""
+    names = task_names(results)
+    scored = [model for model in results["models"] if model["tasks"]]
+    rows = [[model["name"], *(score(model["tasks"].get(name)) for name in names)] for model in scored]
+    first = [scored[0]["tasks"][name] for name in names]
+    rows.append(["*chance*", *(fixed(task["chance"], 3) for task in first)])
+    rows.append(["*metric*", *(task["metric"] for task in first)])
+    rows.append(["*better*", *("higher" if task["higher_is_better"] else "lower" for task in first)])
+    rows.append(["*rows*", *(f"{task['rows']:,}" for task in first)])
+    return ["model", *names], rows
+
+
+def report(results: dict, plots: list[str]) -> str:
+    """report.md; `plots` are the names of the pictures beside it."""
+    parts = [f"# {len(results['models'])} models, measured\n"]
+    heldout = results["heldout"]
+    if heldout:
+        teacher = f" The parent, and the model the others are compared with, is {results['teacher']}."
+        parts.append(
+            f"Held-out text: {heldout['dataset']}, {heldout['documents']:,} documents, {heldout['bytes']:,} bytes."
+            + teacher * bool(results["teacher"])
+            + "\n"
+        )
+    parts.append(markdown(*summary(results)))
+    if heldout and results["children"]:
+        parts.append("## Stage by stage\n\n" + markdown(*stages(results)))
+    if task_names(results):
+        limited = f"\nOnly the first {results['limit']} rows of each task were run.\n" * bool(results["limit"])
+        parts.append("## lm-eval\n\n" + markdown(*tasks(results)) + limited)
+    parts.append("## Shapes\n\n" + markdown(*shapes(results)))
+    parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in plots]
+    if heldout:
+        parts.append("## What the columns mean\n\n" + NOTES.format(max_length=heldout["max_length"]))
+    return "\n".join(parts)
+
+
+def summary_text(results: dict) -> str:
+    """The first table for a terminal."""
+    header, rows = summary(results)
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = []
+    for row in [header, *rows]:
+        cells = [row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def headline_models(results: dict) -> list[dict]:
+    """The models that are nobody's stage, such as the parent, and each child's last stage; in the order measured."""
+    inner = {stage["model"] for child in results["children"] for stage in child["stages"]}
+    inner -= {child["name"] for child in results["children"]}
+    return [model for model in results["models"] if model["name"] not in inner]
+
+
+def task_names(results: dict) -> list[str]:
+    """All lm-eval tasks that were run."""
+    return list(dict.fromkeys(name for model in results["models"] for name in model["tasks"]))
+
+
+def score(task: dict | None) -> str:
+    """`0.335 ± 0.033`."""
+    if task is None:
+        return MISSING
+    return fixed(task["value"], 3) + ("" if task["stderr"] is None else f" ± {fixed(task['stderr'], 3)}")
+
+
+def count(number: float | None) -> str:
+    """`352`, `352K`, `1.18M`, `13.9B`: three digits."""
+    if number is None:
+        return MISSING
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= 0.9995 * unit:
+            return _three_digits(number / unit) + name
+    return str(round(number))
+
+
+def size(number: int | None) -> str:
+    """Bytes as `6.3 MB`."""
+    return MISSING if number is None else f"{number / 1e6:,.1f} MB" if number < 1e9 else f"{number / 1e9:,.1f} GB"
+
+
+def figure(number: float | None) -> str:
+    """`34.3`, `946`, `12,300`: three digits."""
+    return MISSING if number is None else f"{number:,.0f}" if number >= 1000 else _three_digits(number)
+
+
+def fixed(number: float | None, digits: int) -> str:
+    """A number of fixed precision."""
+    return MISSING if number is None else f"{number:.{digits}f}"
+
+
+def percent(number: float | None) -> str:
+    """`97.7%` of a percentage."""
+    return MISSING if number is None else f"{number:.1f}%"
+
+
+def share(number: float | None) -> str:
+    """`88.1%` of a share."""
+    return MISSING if number is None else f"{100 * number:.1f}%"
+
+
+def seconds(number: float | None) -> str:
+    """Whole seconds."""
+    return MISSING if number is None else f"{number:,.0f}"
+
+
+def _three_digits(number: float) -> str:
+    return f"{number:.{max(0, 2 - len(str(int(number))) + 1)}f}"
