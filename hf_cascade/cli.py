@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for word, text in WORDS.items():
         if word != "run":
-            words.add_parser(word, help=text, add_help=False)
+            words.add_parser(word, help=text)  # for the list of words: `main` hands their flags on unread
     return parser
 
 
@@ -44,11 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         `int`: exit status: 0 done, 2 bad input (one line says what), 75 stopped and can go on.
     """
-    arguments, rest = make_parser().parse_known_args(argv)
-    if arguments.word == "run" and rest:
-        make_parser().error(f"unknown arguments for run: {' '.join(rest)}")
+    argv = sys.argv[1:] if argv is None else argv
+    word = argv[0] if argv and argv[0] in WORDS and argv[0] != "run" else "run"
+    arguments = make_parser().parse_args(argv) if word == "run" else None
     try:
-        return _call(arguments, rest)
+        return _call(word, arguments if word == "run" else argv[1:])
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
@@ -56,23 +56,23 @@ def main(argv: list[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def _call(arguments: argparse.Namespace, rest: list[str]) -> int:
+def _call(word: str, arguments) -> int:
     """Imports are here because planning and `--help` must not wait for torch."""
-    if arguments.word == "run":
+    if word == "run":
         from hf_cascade.run import main as run
 
         return run(arguments)
-    if arguments.word == "prune":
+    if word == "prune":
         from hf_cascade.prune.command import main as prune
 
-        return prune(rest)
-    if arguments.word == "evaluate":
+        return prune(arguments)
+    if word == "evaluate":
         from hf_cascade.evaluate.command import main as evaluate
 
-        return evaluate(rest)
-    script = str(assets.find(f"trainers/{arguments.word}.py"))
+        return evaluate(arguments)
+    script = str(assets.find(f"trainers/{word}.py"))
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, script, *rest])
+    os.execv(sys.executable, [sys.executable, script, *arguments])
 
 
 if __name__ == "__main__":

@@ -36,8 +36,12 @@ def last_event(path: Path) -> dict | None:
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
         lines = file.read().decode().split("\n")
-    # the last piece is empty, or a line still being written
-    return json.loads(lines[-2]) if len(lines) > 1 and lines[-2].startswith("{") else None
+    if len(lines) < 2:  # the last piece is empty, or a line still being written
+        return None
+    try:
+        return json.loads(lines[-2])
+    except json.JSONDecodeError:  # torn by a full disk
+        return None
 
 
 class Display:
@@ -54,7 +58,8 @@ class Display:
         self.console, self.names = console, names
         self.notes = {name: Text("done before", "green") for name in names if states.get(name) == "done"}
         self.running, self.started, self._last_line = None, 0.0, 0.0
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._first: tuple[float, int] | None = None  # time and step of the stage's first event
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_interactive else None
 
     def __enter__(self):
         if self.live:
@@ -68,39 +73,48 @@ class Display:
     def start(self, name: str) -> None:
         """A stage begins."""
         self.running, self.started, self._last_line = name, time.monotonic(), time.monotonic()
+        self._first = None
         if not self.live:
             self.console.print(f"{name}: started")
         self.update(None)
 
     def update(self, event: dict | None) -> None:
         """Show the newest event of the running stage."""
+        if event and self._first is None:
+            self._first = (time.monotonic(), event["step"])
         if self.live:
             self.live.update(self._picture(event))
         elif event and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.console.print(f"{self.running}: {self._figures(event)}", soft_wrap=True)
+            self.console.print(f"{self.running}: {self._figures(event)}", markup=False, soft_wrap=True)
+
+    def stopping(self) -> None:
+        """The user asked to stop; the running stage is told."""
+        if self.running is not None:
+            self.console.print(f"{self.running}: stopping, once it has saved its work")
 
     def finish(self, name: str, event: dict | None) -> None:
         """A stage is done."""
         seconds = time.monotonic() - self.started
-        loss = f", {event['label']} {event['loss']:.3f}" if event and event.get("loss") is not None else ""
+        loss = f", {event['label'] or 'loss'} {event['loss']:.3f}" if event and event.get("loss") is not None else ""
         self.notes[name] = Text(f"done in {clock(seconds)}{loss}", "green")
         self.running = None
         if not self.live:
             self.console.print(f"{name}: {self.notes[name]}")
 
     def _figures(self, event: dict) -> str:
-        seconds = time.monotonic() - self.started
         share = event["step"] / max(event["total"], 1)
         parts = [f"{share:4.0%}"]
         if event.get("loss") is not None:
-            parts.append(f"{event['label']} {event['loss']:.3f}")
+            parts.append(f"{event['label'] or 'loss'} {event['loss']:.3f}")
         elif event.get("label"):
             parts.append(event["label"])
         if event.get("tokens_per_second"):
             parts.append(f"{event['tokens_per_second']:,.0f} tokens/s")
-        if share > 0:
-            parts.append(f"{clock(seconds / share - seconds)} left")
+        since, step = self._first  # a resumed stage begins with steps it has not just made
+        if event["step"] > step:
+            per_step = (time.monotonic() - since) / (event["step"] - step)
+            parts.append(f"{clock(per_step * (event['total'] - event['step']))} left")
         return "  ".join(parts)
 
     def _picture(self, event: dict | None) -> Group:

@@ -1,5 +1,6 @@
 """`hf-cascade run`: the stages of a recipe in order, each a process of its own; finished ones are never run again."""
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -16,13 +17,16 @@ import yaml
 from hf_cascade import assets, manifest, progress
 from hf_cascade.display import Display, closing_summary, last_event, make_console
 from hf_cascade.plan import make_plan, table
-from hf_cascade.recipe import Recipe, RecipeError, Stage, load_recipe
+from hf_cascade.recipe import Recipe, Stage, load_recipe
 
-RUN_FILE = "run.json"
+RUN_FILE, LOCK_FILE = "run.json", ".lock"
 STOPPED = 75  # EX_TEMPFAIL: a stage stopped on request and can go on
 SCRIPTS = {"pretrain": "trainers/pretrain.py", "distill": "trainers/distill.py"}
 POLL_SECONDS = 0.2
+LOCK_SECONDS = 15.0  # a killed run's stage saves its checkpoint and leaves within this time
 LINES_OF_LOG = 15
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def command_for(stage: Stage, config: Path, folder: Path) -> list[str]:
@@ -49,37 +53,54 @@ class Run:
     def __init__(self, recipe: Recipe, output_dir: Path):
         self.recipe, self.output_dir = recipe, output_dir
         self.plan = make_plan(recipe)
+        self.child: subprocess.Popen | None = None
+        self.stopping = False
         self._check_folder()
-        self.states = {stage.name: self._state(stage) for stage in recipe.stages}
-        self._refuse_changes()
+        self._look()
 
     def _check_folder(self) -> None:
         folder = self.output_dir
         if folder.is_file():
             raise ValueError(f"output_dir={folder} is a file: name a folder that is new or empty")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / RUN_FILE).is_file():
-            found = sorted(entry.name for entry in folder.iterdir())[:3]
-            raise ValueError(f"output_dir={folder} holds {found}, none of a run's: name a folder that is new or empty")
+        found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        if RUN_FILE not in found and set(found) - {LOCK_FILE}:
+            raise ValueError(
+                f"output_dir={folder} holds {found[:3]}, none of a run's: name a folder that is new or empty"
+            )
 
-    def _state(self, stage: Stage) -> str:
+    def _look(self) -> None:
+        """Find each stage's state, and refuse to mix stages made with other settings: say what differs."""
+        file = self.output_dir / RUN_FILE
+        try:
+            before = json.loads(file.read_text())["stages"] if file.is_file() else {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is none of hf-cascade's ({error!r}): name another --output_dir") from error
+        self.states = {stage.name: self._state(stage, before) for stage in self.recipe.stages}
+        self._refuse_changes(before)
+
+    def _state(self, stage: Stage, before: dict) -> str:
         folder = self.output_dir / stage.name
         if manifest.is_finished(folder):
-            return "done" if manifest.read(folder).get("fingerprint") == stage.fingerprint else "changed"
-        return "resumes" if folder.is_dir() and any(folder.iterdir()) else "new"
+            made_with = manifest.read(folder).get("fingerprint")
+        elif folder.is_dir() and any(folder.iterdir()):
+            made_with = before.get(stage.name, {}).get("fingerprint")
+        else:
+            return "new"
+        if made_with != stage.fingerprint:
+            return "changed"
+        return "done" if manifest.is_finished(folder) else "resumes"
 
-    def _refuse_changes(self) -> None:
-        """A folder's stages must come from one recipe: say what differs instead of mixing two."""
+    def _refuse_changes(self, before: dict) -> None:
         changed = [stage for stage in self.recipe.stages if self.states[stage.name] == "changed"]
         if not changed:
             return
-        before = json.loads((self.output_dir / RUN_FILE).read_text())["stages"]
         lines = []
         for stage in changed:
             old = before.get(stage.name, {"settings": {}, "inputs": {}})
             old, new = {**old["settings"], **old["inputs"]}, {**stage.settings, **stage.inputs}
             keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
             differences = ", ".join(f"{key}: {old.get(key)!r} then, {new.get(key)!r} now" for key in keys)
-            lines.append(f"{stage.name}: {differences or 'a stage before it changed'}")
+            lines.append(f"{stage.name}: {differences or 'what it starts from changed'}")
         raise ValueError(
             f"{self.output_dir} holds stages made with other settings; give another --output_dir, or delete these "
             "folders to make them again:\n  " + "\n  ".join(lines)
@@ -89,14 +110,15 @@ class Run:
         """Run what is not done yet; returns the exit status."""
         started = time.monotonic()
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        with _lock(self.output_dir):
+        with _lock(self.output_dir, console) as lock:
+            self._look()  # once more: whoever held the lock may have finished stages
             self._write_run_file()
             names = [stage.name for stage in self.recipe.stages]
-            with Display(console, names, self.states) as display:
+            with Display(console, names, self.states) as display, self._signals(display):
                 for stage in self.recipe.stages:
                     if self.states[stage.name] == "done":
                         continue
-                    status = self._run_stage(stage, display)
+                    status = STOPPED if self.stopping else self._run_stage(stage, display, lock)
                     if status != 0:
                         break
                 else:
@@ -106,17 +128,42 @@ class Run:
         closing_summary(console, self.output_dir, names, time.monotonic() - started)
         return 0
 
+    @contextmanager
+    def _signals(self, display: Display):
+        """SIGTERM, Ctrl-C and a closed terminal ask the running stage to save and stop; the runner waits for it."""
+
+        def stop(number, frame):
+            self.stopping = True
+            display.stopping()
+            if self.child is not None and self.child.poll() is None:
+                self.child.terminate()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def _write_run_file(self) -> None:
         record = {
             "recipe": str(self.recipe.path),
             "sha256": hashlib.sha256(self.recipe.path.read_bytes()).hexdigest(),
             "stages": {
-                stage.name: {"run": stage.run, "settings": stage.settings, "inputs": stage.inputs}
+                stage.name: {
+                    "run": stage.run,
+                    "fingerprint": stage.fingerprint,
+                    "settings": stage.settings,
+                    "inputs": stage.inputs,
+                }
                 for stage in self.recipe.stages
             },
         }
         draft = self.output_dir / f".{RUN_FILE}.tmp"
-        draft.write_text(json.dumps(record, indent=1, default=str))
+        with open(draft, "w", encoding="utf-8") as file:
+            json.dump(record, file, indent=1, default=str)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, self.output_dir / RUN_FILE)
 
     def _settings_file(self, stage: Stage) -> Path:
@@ -135,8 +182,12 @@ class Run:
         file.write_text(yaml.safe_dump({**stage.settings, **inputs}, sort_keys=False))
         return file
 
-    def _run_stage(self, stage: Stage, display: Display) -> int:
-        """Run one stage to its end; returns its exit status."""
+    def _run_stage(self, stage: Stage, display: Display, lock: int) -> int:
+        """
+        Run one stage to its end; returns its exit status.
+
+        Its process holds the lock too, so that no second run starts beside a stage that outlived its runner.
+        """
         logs = self.output_dir / "logs"
         logs.mkdir(exist_ok=True)
         events = logs / f"{stage.name}.events"
@@ -153,59 +204,75 @@ class Run:
         with open(logs / f"{stage.name}.log", "a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
-            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            with _signals_to(child):
-                while child.poll() is None:
-                    display.update(last_event(events))
-                    time.sleep(POLL_SECONDS)
-        finished = manifest.is_finished(self.output_dir / stage.name)
-        if child.returncode == 0 and not finished:
-            return 1  # a stage that leaves no manifest has not done its work, whatever it says
-        if child.returncode == 0:
+            self.child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                pass_fds=(lock,),
+                process_group=0,  # Ctrl-C reaches the runner alone, which asks the stage to save
+                preexec_fn=_end_with_runner,
+            )
+            if self.stopping:  # a signal came while the process was being made
+                self.child.terminate()
+            while self.child.poll() is None:
+                display.update(last_event(events))
+                time.sleep(POLL_SECONDS)
+            if self.child.returncode == 0 and not manifest.is_finished(self.output_dir / stage.name):
+                log.write(f"hf-cascade: the stage ended with status 0 and left no {manifest.FILE}\n")
+                return 1  # it has not done its work, whatever it says
+        if self.child.returncode == 0:
             display.finish(stage.name, last_event(events))
-        return child.returncode
+        return self.child.returncode
 
     def _explain(self, console, stage: Stage, status: int) -> int:
         """Say what happened to a stage that did not finish; returns the exit status of the run."""
         log = self.output_dir / "logs" / f"{stage.name}.log"
-        if status in (STOPPED, -signal.SIGTERM, -signal.SIGINT):
-            console.print(f"{stage.name}: stopped; the same command goes on from here.")
+        if status == STOPPED or (self.stopping and status < 0):
+            console.print(f"{stage.name}: stopped; type the same command to go on.", soft_wrap=True)
             return STOPPED
         lines = log.read_text(errors="replace").splitlines()
         said = [line for line in lines if line.startswith("hf-cascade: error:")]
         for line in said[-1:] if status == 2 and said else lines[-LINES_OF_LOG:]:
             console.print(line, markup=False, soft_wrap=True)
-        console.print(f"{stage.name}: failed (exit status {status}); {log} has all of it.", soft_wrap=True)
+        how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        hint = " (out of memory? then a smaller batch helps)" if status == -signal.SIGKILL else ""
+        console.print(f"{stage.name}: failed, {how}{hint}. All it said: {log}", markup=False, soft_wrap=True)
+        console.print("Mend the cause and type the same command: finished stages are kept.", soft_wrap=True)
         return 2 if status == 2 else 1
 
 
 @contextmanager
-def _lock(folder: Path):
-    """Two runs cannot share a folder; the lock goes with the process, however it ends."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another hf-cascade is at work in {folder}: wait for it, or name another folder"
-            ) from None
-        yield
+def _lock(folder: Path, console):
+    """
+    Hold the folder's lock; gives its file descriptor. It goes with the processes that hold it, however they end.
+
+    Raises:
+        ValueError: another run is at work there.
+    """
+    with open(folder / LOCK_FILE, "w") as file:
+        give_up = None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if give_up is None:
+                    give_up = time.monotonic() + LOCK_SECONDS
+                    console.print(f"another hf-cascade is at work in {folder}; waiting a moment for it to end")
+                if time.monotonic() >= give_up:
+                    raise ValueError(
+                        f"another hf-cascade is at work in {folder}: wait for it, or name another folder"
+                    ) from None
+                time.sleep(POLL_SECONDS)
+        yield file.fileno()
 
 
-@contextmanager
-def _signals_to(child: subprocess.Popen):
-    """SIGTERM and Ctrl-C ask the running stage to save and stop; the runner waits for it."""
-
-    def forward(number, frame):
-        if child.poll() is None:
-            child.terminate()
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _end_with_runner() -> None:
+    """In the stage's process: have Linux send it SIGTERM when the runner dies, so that no stage is left training."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def parse_overrides(given: list[str]) -> dict[str, dict]:
@@ -213,16 +280,21 @@ def parse_overrides(given: list[str]) -> dict[str, dict]:
     `STAGE.FLAG=VALUE` from the command line, values read as YAML.
 
     Raises:
-        RecipeError: not of that form.
+        ValueError: not of that form.
     """
     overrides: dict[str, dict] = {}
     for text in given:
         target, equals, value = text.partition("=")
         stage, dot, flag = target.rpartition(".")
         if not (equals and dot and stage and flag):
-            raise RecipeError(f"--set {text}: write STAGE.FLAG=VALUE, for instance 3b-short.train_tokens=100000")
+            raise ValueError(f"--set {text}: write STAGE.FLAG=VALUE, for instance 3b-short.train_tokens=100000")
         overrides.setdefault(stage, {})[flag] = yaml.safe_load(value)
     return overrides
+
+
+def default_name(recipe: Path) -> str:
+    """Name of a recipe's output folder: `tiny` for tiny/cascade.yaml, `parent` for tiny/parent.yaml."""
+    return recipe.resolve().parent.name if recipe.name == "cascade.yaml" else recipe.stem
 
 
 def main(arguments) -> int:
@@ -236,9 +308,9 @@ def main(arguments) -> int:
         ValueError, FileNotFoundError: bad input; nothing was written.
     """
     recipe = load_recipe(arguments.recipe, parse_overrides(arguments.set))
-    output_dir = Path(arguments.output_dir or Path("runs") / recipe.path.resolve().parent.name)
+    output_dir = Path(arguments.output_dir or Path("runs") / default_name(recipe.path))
     run = Run(recipe, output_dir)
     console = make_console()
-    console.print(f"{recipe.path} -> {output_dir}", style="bold", soft_wrap=True)
+    console.print(f"{recipe.path} -> {output_dir}", style="bold", markup=False, soft_wrap=True)
     console.print(table(run.plan, run.states))
     return 0 if arguments.dry_run else run.execute(console)
