@@ -25,6 +25,7 @@ DATACLASSES = {
     ),
     "evaluate": ("hf_cascade.evaluate.config.EvaluateArguments",),
 }
+PLAIN = ("None", "int", "float", "bool", "str", "list", "dict")
 
 
 @dataclass(frozen=True)
@@ -46,36 +47,37 @@ class Field:
         """What is wrong with a YAML value for this flag, or `None`."""
         kinds = _kinds(self.annotation)
         if value is None:
-            return None
+            return None if "None" in kinds else f"has no value; allowed is {self.annotation}"
+        hint = " (YAML reads a bare yes, no, on or off as true or false: quote it)" if isinstance(value, bool) else ""
         if self.choices and value not in self.choices:
-            hint = (
-                " (YAML reads a bare yes, no, on or off as true or false: quote it)" if isinstance(value, bool) else ""
-            )
             return f"{value!r} is not one of {', '.join(map(str, self.choices))}{hint}"
-        if _fits(value, kinds):
-            return None
-        if isinstance(value, bool) and "str" in kinds:
-            return f"{value!r} is not text: YAML reads a bare yes, no, on or off as true or false, so quote it"
-        return f"{value!r} is {type(value).__name__}; allowed is {self.annotation}"
+        if not _fits(value, kinds):
+            return f"{value!r} is {type(value).__name__}; allowed is {self.annotation}{hint if 'str' in kinds else ''}"
+        if isinstance(value, list) and "list[str]" in self.annotation and not all(isinstance(v, str) for v in value):
+            return f"{value!r}: every entry must be text; quote numbers and bare yes, no, on or off"
+        return None
 
 
 def _kinds(annotation: str) -> set[str]:
-    """Plain type names in an annotation; a class of the library (an enum) is given as text."""
-    names = {node.id for node in ast.walk(ast.parse(annotation, mode="eval")) if isinstance(node, ast.Name)}
-    outer = ast.parse(annotation, mode="eval").body
-    if isinstance(outer, ast.Subscript) and isinstance(outer.value, ast.Name) and outer.value.id in ("list", "dict"):
-        return {outer.value.id}
-    plain = names & {"int", "float", "bool", "str", "list", "dict"}
-    return plain | ({"str"} if names - plain - {"None", "Optional", "Union"} else set())
+    """Names of the plain types a value may have; a class of the library (an enum) is given as text."""
+    kinds = set()
+    for part in _alternatives(ast.parse(annotation, mode="eval").body):
+        if isinstance(part, ast.Subscript) and ast.unparse(part.value) == "Literal":
+            kinds |= {type(node.value).__name__ for node in ast.walk(part.slice) if isinstance(node, ast.Constant)}
+        else:
+            name = ast.unparse(part.value if isinstance(part, ast.Subscript) else part)
+            kinds.add(name if name in PLAIN else "str")
+    return kinds
+
+
+def _alternatives(node: ast.expr) -> list[ast.expr]:
+    """`A | B | C` taken apart."""
+    return [*_alternatives(node.left), *_alternatives(node.right)] if isinstance(node, ast.BinOp) else [node]
 
 
 def _fits(value, kinds: set[str]) -> bool:
-    if isinstance(value, bool):
-        return "bool" in kinds
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return bool(kinds & {"int", "float"})
-    if isinstance(value, float):
-        return "float" in kinds
     if isinstance(value, str):
         return "str" in kinds or ("float" in kinds and _is_number(value))
     return type(value).__name__ in kinds
@@ -121,7 +123,7 @@ def class_fields(module: str, name: str) -> dict[str, Field]:
             annotation = ast.unparse(statement.annotation)
             if not annotation.startswith("ClassVar"):
                 name = statement.target.id
-                found[name] = Field(name, annotation, _choices(statement.value))
+                found[name] = Field(name, annotation, _choices(statement.value) or _enum_values(annotation, home))
     return found
 
 
@@ -133,6 +135,17 @@ def _choices(value: ast.expr | None) -> tuple | None:
                 if isinstance(key, ast.Constant) and key.value == "choices" and isinstance(part, ast.List):
                     return tuple(ast.literal_eval(part))
     return None
+
+
+def _enum_values(annotation: str, module: str) -> tuple | None:
+    """What `SomeEnum | str` allows: a stage would refuse anything else, but only once its turn comes."""
+    names = [part.id for part in _alternatives(ast.parse(annotation, mode="eval").body) if isinstance(part, ast.Name)]
+    if len(names) != 2 or names[1] != "str" or names[0] in PLAIN:
+        return None
+    _, node, _ = _find_class(module, names[0], seen=set())
+    if not any("Enum" in ast.unparse(base) for base in node.bases):
+        return None
+    return tuple(ast.literal_eval(line.value) for line in node.body if isinstance(line, ast.Assign))
 
 
 def _find_class(module: str, name: str, seen: set) -> tuple[Path, ast.ClassDef, str]:

@@ -41,33 +41,60 @@ def make_plan(recipe: Recipe) -> list[PlannedStage]:
         RecipeError: lists every shape that cannot be pruned from its parent.
     """
     configs: dict[str, dict | None] = {}
-    planned, problems = [], []
+    problems = []
     for stage in recipe.stages:
-        source = next((stage.inputs[flag] for flag in MODEL_FLAGS if flag in stage.inputs), None)
-        config = None
-        if isinstance(source, str):
-            config = configs[source] if source in configs else _parent_config(source, recipe.path)
-        elif "model_config" in stage.settings:
-            config = json.loads(assets.find(stage.settings["model_config"]).read_text())
-        if stage.run == "prune" and config is not None:
-            shape = ChildShape(**{flag: stage.settings.get(flag) for flag in SHAPE_FLAGS})
-            try:
-                shape.check(config)
-                config = shape.apply(config)
-            except ValueError as error:
-                problems.append(f"{recipe.path}: {stage.name}: {error}")
-                config = None
-        configs[stage.name] = config
-        planned.append(PlannedStage(stage, config))
+        try:
+            configs[stage.name] = _config_after(stage, configs, recipe.path)
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(f"{recipe.path}: {stage.name}: {error}")
+            configs[stage.name] = None
     if problems:
-        raise RecipeError("\n  ".join([f"the recipe cannot run, {len(problems)} to mend:", *problems]))
-    return planned
+        raise RecipeError(*problems)
+    return [PlannedStage(stage, configs[stage.name]) for stage in recipe.stages]
 
 
-def _parent_config(source: str, recipe: Path) -> dict | None:
+def _config_after(stage: Stage, configs: dict[str, dict | None], recipe: Path) -> dict | None:
+    """The config of the model a stage leaves; `None` when it leaves none, or the parent is on the Hub."""
+    source = _source(stage)
+    if isinstance(source, list):
+        return None
+    if source in configs:
+        config = configs[source]
+    else:
+        file = assets.find(stage.settings["model_config"]) if source is None else _parent_config(source, recipe)
+        config = _read_config(file) if file is not None else None
+    if stage.run != "prune" or config is None:
+        return config
+    shape = ChildShape(**{flag: stage.settings.get(flag) for flag in SHAPE_FLAGS})
+    return shape.apply(config)
+
+
+def _source(stage: Stage) -> str | list[str] | None:
+    """The model a stage starts from, or the models it measures."""
+    return next((stage.inputs[flag] for flag in MODEL_FLAGS if flag in stage.inputs), None)
+
+
+def _parent_config(source: str, recipe: Path) -> Path | None:
+    """A parent's config.json; for one on the Hub the copy beside the recipe, if there is one."""
     folder = Path(assets.locate(source))
-    file = folder / "config.json" if folder.is_dir() else recipe.parent / PARENT_CONFIG
-    return json.loads(file.read_text()) if file.is_file() else None
+    if folder.is_dir():
+        return folder / "config.json"
+    beside = recipe.parent / PARENT_CONFIG
+    return beside if beside.is_file() else None
+
+
+def _read_config(file: Path) -> dict:
+    """Read a config.json and make sure that its model can be counted."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        count_parameters(config)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file} does not exist: a model's folder holds its config.json") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from error
+    except (AttributeError, KeyError) as error:
+        raise ValueError(f"{file} is no language model's config: {error} is missing") from error
+    return config
 
 
 def table(planned: list[PlannedStage], states: dict[str, str]) -> Table:
@@ -82,9 +109,10 @@ def table(planned: list[PlannedStage], states: dict[str, str]) -> Table:
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(COLUMNS):
         # where a terminal is narrow, only the column that says where a stage starts from gives way
-        width = 8 if name == "starts from" else max(len(row[number]) for row in [COLUMNS, *rows])
+        yields = name == "starts from"
+        width = 8 if yields else max(len(row[number]) for row in [COLUMNS, *rows])
         justify = "right" if name in ("parameters", "window", "tokens") else "left"
-        view.add_column(name, no_wrap=True, min_width=width, justify=justify)
+        view.add_column(name, no_wrap=not yields, overflow="ellipsis", min_width=width, justify=justify)
     for row in rows:
         view.add_row(*row)
     return view
@@ -92,7 +120,7 @@ def table(planned: list[PlannedStage], states: dict[str, str]) -> Table:
 
 def _row(part: PlannedStage, states: dict[str, str]) -> list[str]:
     stage, config = part.stage, part.config
-    source = next((stage.inputs[flag] for flag in MODEL_FLAGS if flag in stage.inputs), "a random start")
+    source = _source(stage) or "a random start"
     shape = parameters = ""
     if config is not None and stage.run != "evaluate":
         text = text_config(config)

@@ -8,6 +8,7 @@ or Hub id (anything with a slash). There is no second vocabulary: keys are the s
 import difflib
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,19 @@ FORBIDDEN = {
     "push_to_hub": "publishing is a stage of its own",
     "config": "name it beside `set`",
 }
-# A folder is moved or copied with its run; these inputs decide what a stage computes.
-FILE_FLAGS = ("calibration", "dataset", "model_config", "tasks_path")
+# These belong to `inputs`: only there is a stage's name its folder, and are shapes and fingerprints followed.
+INPUT_FLAGS = ("model", "model_name_or_path", "teacher", "teacher_model_name_or_path", "data_after")
+REQUIRED_INPUTS = {
+    "prune": ("model",),
+    "pretrain": (),
+    "distill": ("model_name_or_path", "teacher_model_name_or_path"),
+    "evaluate": ("model",),
+}
+FILE_FLAGS = ("model_config", "tasks_path")  # always files here
+TEXT_FLAGS = ("calibration", "dataset")  # a file, or a dataset on the Hub
+TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet", ".csv", ".gz")
+FILE_BUILDERS = ("json", "text", "parquet", "csv")  # `path` of a `datasets:` part that reads local files
+RUNNERS_NAMES = ("logs", "settings", "run.json")
 
 
 @dataclass(frozen=True)
@@ -64,14 +76,24 @@ class Recipe:
 
 
 class RecipeError(ValueError):
-    """Everything that is wrong with a recipe, one line each with file and key."""
+    """
+    Everything that is wrong with a recipe.
+
+    Args:
+        problems (`str`): one line each, with file and key.
+    """
+
+    def __init__(self, *problems: str):
+        several = f"the recipe cannot run, {len(problems)} to mend:\n  "
+        super().__init__((several if len(problems) > 1 else "") + "\n  ".join(problems))
 
 
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key written twice, where YAML itself would let the last one win."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merged = "tag:yaml.org,2002:merge"  # `<<: *anchor` is no key of its own
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merged]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
@@ -87,7 +109,7 @@ def read_yaml(path: Path) -> dict:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: must be a YAML mapping of keys to values, and is {type(content).__name__}")
@@ -109,41 +131,38 @@ def load_recipe(name: str, overrides: dict[str, dict] | None = None) -> Recipe:
     path = assets.find(name)
     if path.is_dir():
         path = assets.find(Path(name) / "cascade.yaml")
-    content = read_yaml(path)
+    content = {str(stage): written for stage, written in read_yaml(path).items()}
     problems: list[str] = []
     for stage in overrides or {}:
         if stage not in content:
             problems.append(f"--set {stage}: no such stage{_near(stage, content)}")
     stages: dict[str, Stage] = {}
-    for stage_name, written in content.items():
-        stage = _load_stage(path, str(stage_name), written, (overrides or {}).get(stage_name, {}), stages, problems)
-        if stage is not None:
-            stages[stage.name] = stage
+    for name, written in content.items():
+        changes = (overrides or {}).get(name, {})
+        stages[name] = _load_stage(path, name, written, changes, stages, problems)
     if not content:
         problems.append(f"{path}: no stages")
     if problems:
-        raise RecipeError("\n  ".join([f"the recipe cannot run, {len(problems)} to mend:", *problems]))
+        raise RecipeError(*dict.fromkeys(problems))  # stages that share a config share its mistakes
     return Recipe(path, tuple(stages.values()))
 
 
-def _load_stage(path: Path, name: str, written, overrides: dict, earlier: dict, problems: list[str]) -> Stage | None:
-    """Check one stage and add what is wrong to `problems`; `None` when it cannot even be read."""
+def _load_stage(path: Path, name: str, written, changes: dict, earlier: dict, problems: list[str]) -> Stage:
+    """Check one stage and add what is wrong to `problems`: with any, the stage returned only stands for its name."""
     where = f"{path}: {name}"
-    if not isinstance(written, dict) or "run" not in written:
-        problems.append(f"{where}: a stage is a mapping of {', '.join(STAGE_KEYS)} with at least `run`")
-        return None
-    if not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
-        problems.append(f"{where}: a stage's name becomes a folder: letters, digits, - _ . only")
-    problems += [f"{where}.{key}: unknown key{_near(key, STAGE_KEYS)}" for key in written if key not in STAGE_KEYS]
-    run = written["run"]
-    if run not in fields.DATACLASSES:
+    if not re.fullmatch(r"[\w-][\w.-]*", name) or name in RUNNERS_NAMES:
         problems.append(
-            f"{where}.run: {run!r} is not one of {', '.join(fields.DATACLASSES)}{_near(run, fields.DATACLASSES)}"
+            f"{where}: a stage's name becomes a folder: letters, digits, - _ . only, no dot first, and none of "
+            f"{', '.join(RUNNERS_NAMES)}"
         )
-        return None
+    wrong = _check_form(written, where)
+    if wrong:
+        problems += wrong
+        return Stage(name, "", None, {}, {}, "")
+    run, inputs = written["run"], written.get("inputs") or {}
     config_file, settings = None, {}
     if written.get("config") is not None:
-        config_file = path.parent / str(written["config"])
+        config_file = path.parent / written["config"]
         if config_file.is_file():
             try:
                 settings = read_yaml(config_file)
@@ -151,60 +170,103 @@ def _load_stage(path: Path, name: str, written, overrides: dict, earlier: dict, 
                 problems.append(str(error))
         else:
             problems.append(f"{where}.config: {config_file} does not exist")
-    changes = {**(written.get("set") or {}), **overrides}
-    inputs = written.get("inputs") or {}
     problems += check_flags(run, settings, str(config_file))
-    problems += check_flags(run, changes, f"{where}.set")
-    problems += check_flags(run, inputs, f"{where}.inputs", values=False)
-    settings = {**settings, **changes}
+    settings |= written.get("set") or {}
+    problems += check_flags(run, written.get("set") or {}, f"{where}.set")
+    settings |= changes
+    problems += check_flags(run, changes, f"--set {name}")
+    problems += check_flags(run, inputs, f"{where}.inputs")
     problems += [f"{where}.inputs.{key}: stands in `set` or `config` too" for key in inputs if key in settings]
+    problems += _check_sources(run, settings, inputs, where)
     problems += _check_files(settings, where)
     problems += _check_inputs(inputs, earlier, where)
     return Stage(name, run, config_file, settings, inputs, _fingerprint(run, settings, inputs, earlier))
 
 
-def check_flags(run: str, given: dict, where: str, values: bool = True) -> list[str]:
-    """What is wrong with flags given to a stage: unknown or forbidden names, and (with `values`) wrong types."""
+def _check_form(written, where: str) -> list[str]:
+    """What keeps a stage from being read at all."""
+    if not isinstance(written, dict) or "run" not in written:
+        return [f"{where}: a stage is a mapping of {', '.join(STAGE_KEYS)} with at least `run`"]
+    problems = [f"{where}.{key}: unknown key{_near(key, STAGE_KEYS)}" for key in written if key not in STAGE_KEYS]
+    run = written["run"]
+    if not isinstance(run, str) or run not in fields.DATACLASSES:
+        allowed = ", ".join(fields.DATACLASSES)
+        problems.append(f"{where}.run: {run!r} is not one of {allowed}{_near(run, fields.DATACLASSES)}")
+    for key, kind in (("config", str), ("inputs", dict), ("set", dict)):
+        value = written.get(key)
+        if value is not None and not isinstance(value, kind):
+            must = "the path of a YAML file" if kind is str else "a mapping of flags to values"
+            problems.append(f"{where}.{key}: must be {must}, and is {value!r}")
+    return problems
+
+
+def check_flags(run: str, given: dict, where: str) -> list[str]:
+    """What is wrong with flags given to a stage: unknown or forbidden names, wrong types, values that do not exist."""
     known, problems = fields.flags(run), []
     for key, value in given.items():
         if key in FORBIDDEN:
             problems.append(f"{where}.{key}: not allowed in a recipe: {FORBIDDEN[key]}")
         elif key not in known:
             problems.append(f"{where}.{key}: unknown key{_near(key, known)}")
-        elif values and (complaint := known[key].complaint(value)):
+        elif complaint := known[key].complaint(value):
             problems.append(f"{where}.{key}: {complaint}")
     return problems
 
 
-def _check_files(settings: dict, where: str) -> list[str]:
-    """Local files that settings name and that are not there."""
-    named = [(flag, settings[flag]) for flag in FILE_FLAGS if isinstance(settings.get(flag), str)]
-    for part in settings.get("datasets") or []:
-        if isinstance(part, dict) and isinstance(part.get("data_files"), str):
-            named.append(("datasets.data_files", part["data_files"]))
-    problems = []
-    for flag, value in named:
-        try:
-            assets.locate(value) if flag != "datasets.data_files" else assets.find(value)
-        except FileNotFoundError as error:
-            problems.append(f"{where}.{flag}: {error}")
+def _check_sources(run: str, settings: dict, inputs: dict, where: str) -> list[str]:
+    """Inputs given in the wrong place, and those without which the stage could only fail."""
+    problems = [f"{where}.{flag}: name it under `inputs`" for flag in INPUT_FLAGS if flag in settings]
+    missing = [flag for flag in REQUIRED_INPUTS[run] if flag not in inputs and flag not in settings]
+    problems += [f"{where}.inputs.{flag}: missing, and {run} needs it" for flag in missing]
+    if run == "pretrain" and ("model_config" in settings) == ("model_name_or_path" in inputs):
+        problems.append(f"{where}: pretrain needs one of set.model_config and inputs.model_name_or_path")
     return problems
+
+
+def _check_files(settings: dict, where: str) -> list[str]:
+    """Local files that settings name and that are not there, and parts of `datasets:` that cannot be read."""
+    problems, known = [], fields.class_fields("trl.scripts.utils", "DatasetConfig")
+    files = [(flag, settings.get(flag)) for flag in FILE_FLAGS]
+    for flag in TEXT_FLAGS:
+        value = settings.get(flag)
+        if str(value).endswith(TEXT_SUFFIXES):
+            files.append((flag, value))
+        else:
+            problems += _missing(value, f"{where}.{flag}", assets.locate)
+    parts = settings.get("datasets")
+    for number, part in enumerate(parts if isinstance(parts, list) else []):
+        flag = f"datasets[{number}]"
+        if not isinstance(part, dict) or "path" not in part:
+            problems.append(f"{where}.{flag}: must be a mapping with at least `path`, and is {part!r}")
+            continue
+        for key, value in part.items():
+            complaint = known[key].complaint(value) if key in known else f"unknown key{_near(key, known)}"
+            problems += [f"{where}.{flag}.{key}: {complaint}"] if complaint else []
+        if part["path"] in FILE_BUILDERS:
+            files.append((f"{flag}.data_files", part.get("data_files")))
+    return problems + [problem for flag, value in files for problem in _missing(value, f"{where}.{flag}", assets.find)]
 
 
 def _check_inputs(inputs: dict, earlier: dict, where: str) -> list[str]:
     problems = []
     for flag, value in inputs.items():
         for source in value if isinstance(value, list) else [value]:
-            if not isinstance(source, str):
-                problems.append(f"{where}.inputs.{flag}: {source!r} is no stage, path or Hub id")
-            elif "/" not in source and source not in earlier:
-                problems.append(f"{where}.inputs.{flag}: {source!r} is no earlier stage{_near(source, earlier)}")
-            elif "/" in source:
-                try:
-                    assets.locate(source)
-                except FileNotFoundError as error:
-                    problems.append(f"{where}.inputs.{flag}: {error}")
+            if isinstance(source, str) and "/" in source:
+                problems += _missing(source, f"{where}.inputs.{flag}", assets.locate)
+            elif not isinstance(source, str) or source not in earlier:
+                near = _near(source, earlier)
+                problems.append(f"{where}.inputs.{flag}: {source!r} is no earlier stage, path or Hub id{near}")
     return problems
+
+
+def _missing(value, where: str, look) -> list[str]:
+    """What `assets.find` or `assets.locate` says about a path; other kinds of values are complained about elsewhere."""
+    try:
+        if isinstance(value, str):
+            look(value)
+    except FileNotFoundError as error:
+        return [f"{where}: {error}"]
+    return []
 
 
 def _near(word, known) -> str:
