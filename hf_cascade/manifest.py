@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -62,6 +63,7 @@ def write(
         "metrics": metrics,
         "lineage": _lineage(inputs),
         "versions": _versions(),
+        "hardware": _hardware(),
         "git_sha": _git_sha(),
     }
     if "fingerprint" in running:
@@ -171,6 +173,20 @@ def _versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             versions[package] = None  # recorded as absent
     return versions
+
+
+def _hardware() -> dict:
+    """Processor, cores this process may use, and the accelerator where torch is loaded and has one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    torch = sys.modules.get("torch")  # a stage that computes has imported it; planning must not
+    has_gpu = torch is not None and torch.cuda.is_available()
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if has_gpu else None,
+    }
 
 
 def _git_sha() -> str | None:

@@ -116,7 +116,7 @@ def finish(trainer, folder: Path, inputs: dict, ledger, metrics: dict) -> None:
         folder,
         stage=name,
         run=Path(sys.argv[0]).stem,
-        config=given_settings(sys.argv[1:]),
+        config={name: value for name, value in given_settings(sys.argv[1:]).items() if name not in inputs},
         inputs=inputs,
         metrics=metrics,
         data=data,

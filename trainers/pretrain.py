@@ -43,7 +43,9 @@ def main(training_args, pretraining_args, text_args, model_args, mixture):
     stream.start = ledger.end
 
     trainer = CascadeSFTTrainer(model=model, args=training_args, train_dataset=stream, processing_class=tokenizer)
-    return stage.train(trainer, {"model": source}, ledger)
+    inputs = {name: value for name, value in vars(text_args).items() if name == "data_after" and value}
+    inputs["model_name_or_path" if pretraining_args.model_config is None else "tokenizer"] = source
+    return stage.train(trainer, inputs, ledger)
 
 
 def make_parser():
