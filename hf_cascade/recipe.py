@@ -92,11 +92,16 @@ class _Loader(yaml.SafeLoader):
     """YAML that refuses a key written twice, where YAML itself would let the last one win."""
 
     def construct_mapping(self, node, deep=False):
-        merged = "tag:yaml.org,2002:merge"  # `<<: *anchor` is no key of its own
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != merged]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        seen = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor` is no key of its own
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.append(key)
         return super().construct_mapping(node, deep)
 
 
@@ -180,7 +185,8 @@ def _load_stage(path: Path, name: str, written, changes: dict, earlier: dict, pr
     problems += _check_sources(run, settings, inputs, where)
     problems += _check_files(settings, where)
     problems += _check_inputs(inputs, earlier, where)
-    return Stage(name, run, config_file, settings, inputs, _fingerprint(run, settings, inputs, earlier))
+    fingerprint = "" if problems else _fingerprint(run, settings, inputs, earlier)
+    return Stage(name, run, config_file, settings, inputs, fingerprint)
 
 
 def _check_form(written, where: str) -> list[str]:
