@@ -21,10 +21,9 @@ class LeastSquares:
         self.cross_IO = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
 
     def add(self, x_NI: Tensor, y_NO: Tensor) -> None:
-        """Add tokens."""
-        x_NI = x_NI.double()
+        """Add a batch of tokens; products are in the tokens' own type, only their sums need float64."""
         self.gram_II += x_NI.t() @ x_NI
-        self.cross_IO += x_NI.t() @ y_NO.double()
+        self.cross_IO += x_NI.t() @ y_NO
 
     def solve(self, start_OI: Tensor, ridge: float) -> Tensor:
         """The fitted W [O, I] in float64, pulled towards `start_OI`; inputs that never occur stay at the start."""

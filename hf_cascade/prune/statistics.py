@@ -89,8 +89,8 @@ def _one_layer(layer, index, stream, calibration, epsilon, config, wants_gram, s
         if wants_gram:
             for site_BTD in (x_BTD, middle_BTD):
                 seen = normalised(site_BTD, epsilon) if config.hidden_basis == "normed" else site_BTD
-                seen_ND = seen.flatten(0, 1).double()
-                gram_DD = gram_DD + seen_ND.t() @ seen_ND
+                seen_ND = seen.flatten(0, 1)
+                gram_DD = gram_DD + (seen_ND.t() @ seen_ND).double()
         after.append(y_BTD)
     statistics.ratio.append(ratio / tokens)
     statistics.cosine.append(cosine / tokens)

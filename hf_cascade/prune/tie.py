@@ -44,7 +44,7 @@ def merge_ends(parent: Anatomy, child: Anatomy, plan: PrunePlan, x: list[Tensor]
         return
     fit = LeastSquares(q_Dk.shape[1], hidden, q_Dk.device)
     for x_BTD in x:
-        fit.add(normalised(x_BTD.double() @ q_Dk, epsilon).flatten(0, 1), normalised(x_BTD, epsilon).flatten(0, 1))
+        fit.add(normalised(x_BTD @ q_Dk.to(x_BTD), epsilon).flatten(0, 1), normalised(x_BTD, epsilon).flatten(0, 1))
     tokens = sum(part.shape[0] * part.shape[1] for part in x)
     gained_VD = parent.head.weight.double() * parent.norm.weight.double()
     head_Vk = gained_VD @ fit.solve((hidden / q_Dk.shape[1]) ** 0.5 * q_Dk, 1e-6)
