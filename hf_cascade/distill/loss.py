@@ -18,13 +18,15 @@ def chunk_tokens(vocabulary: int) -> int:
     return max(1, CHUNK_BYTES // (4 * vocabulary))
 
 
-def head_logits(hidden_CD: Tensor, head_VD: Tensor, softcap: float | None = None) -> Tensor:
+def head_logits(
+    hidden_CD: Tensor, head_VD: Tensor, softcap: float | None = None, out_CV: Tensor | None = None
+) -> Tensor:
     """fp32 logits [C, V] of a linear head; `softcap` is the `final_logit_softcapping` some families have."""
     if hidden_CD.is_cuda and hidden_CD.dtype != torch.float32 and hidden_CD.dtype == head_VD.dtype:
         logits_CV = torch.mm(hidden_CD, head_VD.t(), out_dtype=torch.float32)
     else:
         exact = torch.promote_types(hidden_CD.dtype, torch.float32)
-        logits_CV = hidden_CD.to(exact) @ head_VD.to(exact).t()
+        logits_CV = torch.mm(hidden_CD.to(exact), head_VD.to(exact).t(), out=out_CV)
     return logits_CV if softcap is None else logits_CV.div_(softcap).tanh_().mul_(softcap)
 
 
@@ -43,19 +45,17 @@ class _FusedForwardKL(torch.autograd.Function):
         if not hidden_ND.is_cuda:
             heads = [head.to(torch.promote_types(head.dtype, torch.float32)) for head in heads]
         sums = torch.zeros(2, dtype=torch.float64, device=hidden_ND.device)  # KL, next-token loss
+        # Three buffers for all chunks: a CPU spends as long on fresh pages as on the arithmetic.
+        shape = (min(chunk, hidden_ND.shape[0]), head_VD.shape[0])
+        buffers = [torch.empty(shape, dtype=total_type, device=hidden_ND.device) for _ in range(3)]
         for start in range(0, hidden_ND.shape[0], chunk):
             rows = slice(start, start + chunk)
             hidden_CD, labels_C = hidden_ND[rows], labels_N[rows]
-            student_CV = head_logits(hidden_CD.to(heads[0].dtype), heads[0], caps[0])
-            teacher_CV = head_logits(teacher_NE[rows].to(heads[1].dtype), heads[1], caps[1])
-            slope_CV = None if caps[0] is None or not training else 1 - (student_CV / caps[0]).square()
-            grad_CV, *parts = _divergence_(student_CV, teacher_CV, labels_C, *mix)
+            student_CV, teacher_CV, spare_CV = (buffer[: labels_C.shape[0]] for buffer in buffers)
+            student_CV = head_logits(hidden_CD.to(heads[0].dtype), heads[0], caps[0], student_CV)
+            teacher_CV = head_logits(teacher_NE[rows].to(heads[1].dtype), heads[1], caps[1], teacher_CV)
+            grad_CV, *parts = _divergence_(student_CV, teacher_CV, spare_CV, labels_C, scale, *mix, caps[0])
             sums += torch.stack(parts)
-            if not (wants_hidden or wants_head):
-                continue
-            grad_CV.mul_(scale * (labels_C != -100).unsqueeze(1))
-            if slope_CV is not None:
-                grad_CV.mul_(slope_CV)
             grad_low_CV = grad_CV.to(heads[0].dtype)
             if wants_hidden:
                 grad_hidden_ND[rows] = (grad_low_CV @ heads[0]).to(hidden_ND.dtype)
@@ -77,35 +77,42 @@ class _FusedForwardKL(torch.autograd.Function):
         )
 
 
-def _divergence_(student_CV, teacher_CV, labels_C, temperature, next_token):
+def _divergence_(student_CV, teacher_CV, spare_CV, labels_C, scale, temperature, next_token, softcap):
     """
-    Gradient [C, V] by the student's logits, and the chunk's sums of temperature^2 * KL and of the next-token loss.
+    Gradient [C, V] of the chunk's loss by the student's logits, and its sums of temperature^2 * KL and next-token loss.
 
-    Works in place: both inputs are destroyed, the student's becomes the gradient, one [C, V] is added. The gradient
-    is also there for rows whose label is -100; the sums leave them out.
+    Works in place: all three buffers are destroyed, the teacher's becomes the gradient. With x and y the logits over
+    the temperature less their largest, Q = sum exp(x) and P = sum exp(y):
+    KL = sum exp(y) (y - x) / P + log Q - log P, and its gradient by x is exp(x) / Q - exp(y) / P.
     """
     counts_C1 = (labels_C != -100).unsqueeze(1)
     target_C1 = labels_C.clamp(min=0).unsqueeze(1)
-    nll = student_CV.new_zeros((), dtype=torch.float64)
-    hard_CV = None
-    if next_token > 0:
-        log_CV = student_CV.log_softmax(-1)
-        nll = -(log_CV.gather(1, target_C1) * counts_C1).sum(dtype=torch.float64)
-        hard_CV = log_CV.exp_().scatter_add_(1, target_C1, -torch.ones_like(target_C1, dtype=log_CV.dtype))
     if temperature != 1:
         student_CV.div_(temperature)
         teacher_CV.div_(temperature)
-    student_CV.sub_(student_CV.logsumexp(-1, keepdim=True))  # log q
-    teacher_CV.sub_(teacher_CV.logsumexp(-1, keepdim=True))  # log p
-    p_CV = teacher_CV.exp()
-    # KL = sum p (log p - log q); where p underflows to 0 the term is 0, whatever log q.
-    kl_C1 = teacher_CV.sub_(student_CV).mul_(p_CV).sum(-1, keepdim=True)
-    kl = (kl_C1 * counts_C1).sum(dtype=torch.float64) * temperature**2
-    grad_CV = student_CV.exp_().sub_(p_CV)  # q - p, times temperature^2 / temperature
-    if temperature != 1:
-        grad_CV.mul_(temperature)
-    if hard_CV is not None:
-        grad_CV.mul_(1 - next_token).add_(hard_CV, alpha=next_token)
+    peak_C1 = student_CV.amax(-1, keepdim=True)
+    student_CV.sub_(peak_C1)
+    teacher_CV.sub_(teacher_CV.amax(-1, keepdim=True))
+    p_CV = torch.exp(teacher_CV, out=spare_CV)
+    p_sum_C1 = p_CV.sum(-1, keepdim=True)
+    # Where p underflows to 0 the term is 0, whatever the student's logit.
+    kl_C1 = teacher_CV.sub_(student_CV).mul_(p_CV).sum(-1, keepdim=True) / p_sum_C1 - p_sum_C1.log()
+    q_CV = torch.exp(student_CV, out=teacher_CV)
+    q_sum_C1 = q_CV.sum(-1, keepdim=True)
+    kl = ((kl_C1 + q_sum_C1.log()) * counts_C1).sum(dtype=torch.float64) * temperature**2
+
+    soft_C1 = counts_C1 * scale.to(q_sum_C1.dtype) * (1 - next_token) * temperature  # temperature^2 / temperature
+    grad_CV = q_CV.mul_(soft_C1 / q_sum_C1).addcmul_(p_CV, soft_C1 / p_sum_C1, value=-1)
+    nll = torch.zeros_like(kl)
+    if next_token > 0:
+        torch.mul(student_CV, temperature, out=spare_CV)  # the logits less their largest, at temperature 1
+        target_logit_C1 = spare_CV.gather(1, target_C1)
+        sum_C1 = spare_CV.exp_().sum(-1, keepdim=True)
+        nll = ((sum_C1.log() - target_logit_C1) * counts_C1).sum(dtype=torch.float64)
+        hard_C1 = counts_C1 * scale.to(sum_C1.dtype) * next_token
+        grad_CV.addcmul_(spare_CV, hard_C1 / sum_C1).scatter_add_(1, target_C1, -hard_C1)
+    if softcap is not None:  # the derivative of cap * tanh(z / cap) is 1 - (capped / cap)^2
+        grad_CV.mul_(student_CV.add_(peak_C1).mul_(temperature / softcap).square_().neg_().add_(1))
     return grad_CV, kl, nll
 
 
