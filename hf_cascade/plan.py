@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rich import box
@@ -15,6 +16,7 @@ PARENT_CONFIG = "parent_config.json"
 SHAPE_FLAGS = ("num_hidden_layers", "hidden_size", "intermediate_size", "tie_word_embeddings")
 COLUMNS = ("stage", "run", "starts from", "layers x hidden / FFN", "parameters", "window", "tokens", "state")
 MODEL_FLAGS = ("model", "model_name_or_path")
+TEACHER_FLAGS = ("teacher", "teacher_model_name_or_path")
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ def make_plan(recipe: Recipe) -> list[PlannedStage]:
     The parent's shape is read from its folder, or from `parent_config.json` beside the recipe when it is on the Hub.
 
     Raises:
-        RecipeError: lists every shape that cannot be pruned from its parent.
+        RecipeError: lists every shape that cannot be pruned from its parent, and every teacher with other tokens.
     """
     configs: dict[str, dict | None] = {}
-    problems = []
+    problems = _check_tokenizers(recipe)
     for stage in recipe.stages:
         try:
             configs[stage.name] = _config_after(stage, configs, recipe.path)
@@ -66,7 +68,54 @@ def _config_after(stage: Stage, configs: dict[str, dict | None], recipe: Path) -
     if stage.run != "prune" or config is None:
         return config
     shape = ChildShape(**{flag: stage.settings.get(flag) for flag in SHAPE_FLAGS})
-    return shape.apply(config)
+    child = shape.apply(config)
+    if child != ChildShape().apply(config) and stage.settings.get("calibration") is None:
+        raise ValueError("pruning to a smaller shape needs text: set calibration to a text file or a dataset's Hub id")
+    return child
+
+
+def _check_tokenizers(recipe: Recipe) -> list[str]:
+    """
+    Students and teachers must share their tokens, since logits are compared id by id.
+
+    Models that are folders here are compared now; the others by the stage itself, before it loads their weights.
+    """
+    origin: dict[str, str] = {}  # stage -> where its tokenizer comes from
+    problems = []
+    for stage in recipe.stages:
+        source = stage.inputs.get("tokenizer") or stage.settings.get("tokenizer") or _source(stage)
+        students = [origin.get(part, part) for part in (source if isinstance(source, list) else [source])]
+        origin[stage.name] = students[0]
+        teacher = next((stage.inputs[flag] for flag in TEACHER_FLAGS if flag in stage.inputs), None)
+        theirs = _vocabulary(origin.get(teacher, teacher))
+        for student in dict.fromkeys(students):
+            ours = _vocabulary(student)
+            if ours is not None and theirs is not None and ours != theirs:
+                differing = sorted(
+                    token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
+                )
+                shown = ", ".join(f"{token!r}: {ours.get(token)} and {theirs.get(token)}" for token in differing[:3])
+                problems.append(
+                    f"{recipe.path}: {stage.name}: {student} and its teacher {teacher} have different tokenizers: "
+                    f"{len(differing)} tokens differ ({shown}); name a teacher with the student's tokenizer"
+                )
+    return problems
+
+
+@cache
+def _vocabulary(source: str | None) -> dict[str, int] | None:
+    """Token to id from a folder's tokenizer.json; `None` for a model on the Hub or another kind of tokenizer."""
+    file = Path(assets.locate(source)) / "tokenizer.json" if source is not None else None
+    if file is None or not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        words = content["model"]["vocab"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is no tokenizer ({error!r})") from error
+    if isinstance(words, list):  # a unigram model: [token, score] in the order of the ids
+        words = {token: number for number, (token, _) in enumerate(words)}
+    return words | {token["content"]: token["id"] for token in content.get("added_tokens", [])}
 
 
 def _source(stage: Stage) -> str | list[str] | None:

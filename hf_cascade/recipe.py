@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from hf_cascade import assets, fields
+from hf_cascade import assets, fields, manifest
 
 STAGE_KEYS = ("run", "config", "inputs", "set")
 # The runner's business, secrets, and code from a checkpoint: not a recipe's.
@@ -216,7 +216,21 @@ def check_flags(run: str, given: dict, where: str) -> list[str]:
             problems.append(f"{where}.{key}: unknown key{_near(key, known)}")
         elif complaint := known[key].complaint(value):
             problems.append(f"{where}.{key}: {complaint}")
+        problems += [
+            f"{where}.{key}: {inner} is not allowed in a recipe: {FORBIDDEN[inner]}"
+            for inner in _forbidden_inside(value)
+        ]
     return problems
+
+
+def _forbidden_inside(value) -> list[str]:
+    """Keys no recipe may hold, in the mappings some flags take (`model_init_kwargs`)."""
+    if isinstance(value, list):
+        return [key for part in value for key in _forbidden_inside(part)]
+    if not isinstance(value, dict):
+        return []
+    here = [key for key in ("trust_remote_code", "hub_token", "push_to_hub") if key in value]
+    return here + _forbidden_inside(list(value.values()))
 
 
 def _check_sources(run: str, settings: dict, inputs: dict, where: str) -> list[str]:
@@ -226,6 +240,8 @@ def _check_sources(run: str, settings: dict, inputs: dict, where: str) -> list[s
     problems += [f"{where}.inputs.{flag}: missing, and {run} needs it" for flag in missing]
     if run == "pretrain" and ("model_config" in settings) == ("model_name_or_path" in inputs):
         problems.append(f"{where}: pretrain needs one of set.model_config and inputs.model_name_or_path")
+    if run in ("pretrain", "distill") and not settings.get("datasets"):
+        problems.append(f"{where}.set.datasets: missing, and {run} needs text, as [{{path: json, data_files: FILE}}]")
     return problems
 
 
@@ -282,8 +298,18 @@ def _near(word, known) -> str:
 
 def _fingerprint(run: str, settings: dict, inputs: dict, earlier: dict[str, Stage]) -> str:
     """Hash of what a stage computes: change a setting anywhere upstream and it changes too."""
+
+    def identity(source) -> str:
+        if source in earlier:
+            return earlier[source].fingerprint
+        record = Path(str(source)) / manifest.FILE  # a model made anew in the same folder is another one
+        try:
+            return f"{source} {hashlib.sha256(assets.find(record).read_bytes()).hexdigest()}"
+        except FileNotFoundError:
+            return str(source)  # on the Hub, or no stage made it
+
     upstream = {
-        flag: [earlier[s].fingerprint if s in earlier else s for s in (value if isinstance(value, list) else [value])]
+        flag: [identity(source) for source in (value if isinstance(value, list) else [value])]
         for flag, value in inputs.items()
     }
     return hashlib.sha256(json.dumps([run, settings, upstream], sort_keys=True, default=str).encode()).hexdigest()

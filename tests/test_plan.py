@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 
 from hf_cascade import assets
-from hf_cascade.plan import make_plan, table
+from hf_cascade.plan import _vocabulary, make_plan, table
 from hf_cascade.recipe import RecipeError, load_recipe
 from hf_cascade.shape import count_parameters
 
@@ -28,7 +28,7 @@ def plan(tmp_path, stages: dict, parent: dict | str | None = TINY):
 
 
 def prune(source: str, **flags) -> dict:
-    return {"run": "prune", "inputs": {"model": source}, "set": flags}
+    return {"run": "prune", "inputs": {"model": source}, "set": {"calibration": "org/text", **flags}}
 
 
 def shown(planned, width: int, states: dict | None = None) -> str:
@@ -132,3 +132,51 @@ def test_a_parent_on_the_hub(tmp_path):
     assert known.config["hidden_size"] == 64
     with pytest.raises(RecipeError, match="hidden_size=97"):
         plan(tmp_path, {"small": prune("org/parent", hidden_size=97)})
+
+
+def test_a_smaller_shape_needs_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="small: pruning to a smaller shape needs text: set calibration"):
+        plan(tmp_path, {"small": prune("./parent", hidden_size=64, calibration=None)})
+    assert plan(tmp_path, {"same": prune("./parent", hidden_size=96, rope_theta=2e4, calibration=None)})
+
+
+def tokenizer(folder, vocabulary, added=()):
+    """A tokenizer.json with this vocabulary."""
+    folder.mkdir(exist_ok=True)
+    content = {"model": {"vocab": vocabulary}, "added_tokens": [{"content": c, "id": i} for c, i in added]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+def test_a_teacher_with_other_tokens_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = [{"path": "org/text"}]
+    teachers = {"model_name_or_path": "small", "teacher_model_name_or_path": "./teacher"}
+    stages = {
+        "small": prune("./parent", hidden_size=64),
+        "short": {"run": "distill", "inputs": teachers, "set": {"datasets": text}},
+        "report": {
+            "run": "evaluate",
+            "inputs": {"model": ["./parent", "short"], "teacher": "./teacher"},
+            "set": {"dataset": "org/text"},
+        },
+    }
+    tokenizer(tmp_path / "parent", {"a": 0, "b": 1}, added=[("<s>", 2)])
+    tokenizer(tmp_path / "teacher", [["a", -1.0], ["b", -2.0], ["<s>", 0.0]])  # another kind, the same tokens
+    assert plan(tmp_path, stages)
+    _vocabulary.cache_clear()
+    tokenizer(tmp_path / "teacher", {"a": 1, "b": 0, "<s>": 2})
+    with pytest.raises(RecipeError) as caught:
+        plan(tmp_path, stages)
+    said = str(caught.value)
+    assert "short: ./parent and its teacher ./teacher have different tokenizers: 2 tokens differ ('a': 0 and 1," in said
+    assert said.count("report: ./parent and its teacher") == 1
+    _vocabulary.cache_clear()
+    (tmp_path / "teacher" / "tokenizer.json").write_text("[]")
+    with pytest.raises(ValueError, match="tokenizer.json is no tokenizer"):
+        plan(tmp_path, stages)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    _vocabulary.cache_clear()

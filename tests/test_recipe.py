@@ -255,7 +255,7 @@ def test_inputs(book, stage, inputs, words):
 
 def test_pretrain_starts_at_random_or_from_a_model(book):
     (book.folder / "model.json").write_text("{}")
-    stage = {"run": "pretrain", "inputs": {"tokenizer": "org/tokenizer"}}
+    stage = {"run": "pretrain", "config": "short.yaml", "inputs": {"tokenizer": "org/tokenizer"}}
     book.stages = {"parent": stage}
     assert "one of set.model_config and inputs.model_name_or_path" in book.problems()
     stage["set"] = {"model_config": "gone.json"}
@@ -264,6 +264,29 @@ def test_pretrain_starts_at_random_or_from_a_model(book):
     assert book.load()
     stage["inputs"]["model_name_or_path"] = PARENT
     assert "one of set.model_config and inputs.model_name_or_path" in book.problems()
+
+
+def test_training_needs_text(book):
+    del book.configs["short.yaml"]["datasets"]
+    assert "short.set.datasets: missing, and distill needs text" in book.problems()
+
+
+@pytest.mark.parametrize("key", ["trust_remote_code", "hub_token"])
+def test_forbidden_keys_inside_a_mapping(book, key):
+    book.stages["short"]["set"] = {"model_init_kwargs": {"quantization_config": [{key: "secret"}]}}
+    said = book.problems()
+    assert f"short.set.model_init_kwargs: {key} is not allowed in a recipe" in said and "secret" not in said
+
+
+def test_a_model_made_anew_in_the_same_folder_is_another_one(book):
+    (book.folder / "parent").mkdir()
+    record = book.folder / "parent" / "cascade.json"
+    book.stages["small"]["inputs"] = {"model": "./parent"}
+    seen = [book.fingerprints()["short"]]
+    for text in ("{}", "{ }"):
+        record.write_text(text)
+        seen.append(book.fingerprints()["short"])
+    assert len(set(seen)) == 3
 
 
 def test_inputs_that_are_there(book):
