@@ -150,11 +150,11 @@ def _against_parameters(results: dict) -> Figure:
             labels.append((xs[0], ys[0], step, colour))
     for child in results["children"]:
         _, parameters, perplexity = _points(results, child, "num_parameters")[-1]
-        axes.annotate(f"{perplexity:.3g}", (parameters, perplexity), **_UNDER)
+        axes.annotate(_figure(perplexity), (parameters, perplexity), **_UNDER)
     if parent:
         point = (parent["num_parameters"], parent["heldout"]["perplexity"])
         axes.plot(*point, "*", color=INK, markersize=14)
-        axes.annotate(f"{point[1]:.3g}", point, **_UNDER)
+        axes.annotate(_figure(point[1]), point, **_UNDER)
     axes.set_xscale("log")
     _perplexity_axis(axes)
     _label_apart(axes, labels)
@@ -169,7 +169,7 @@ def _against_tokens(results: dict) -> Figure:
     parent = _parent(results)
     if parent:
         axes.axhline(parent["heldout"]["perplexity"], color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        label = f"{parent['name']}: {parent['heldout']['perplexity']:.3g}"
+        label = f"{parent['name']}: {_figure(parent['heldout']['perplexity'])}"
         place = (1, parent["heldout"]["perplexity"])
         axes.annotate(label, place, xycoords=("axes fraction", "data"), **_ABOVE, ha="right", color=GREY)
     steps = {}
@@ -182,7 +182,7 @@ def _against_tokens(results: dict) -> Figure:
             fill = "white" if step == results["steps"][0] else colour
             axes.plot(tokens, perplexity, marker, color=colour, markerfacecolor=fill, markersize=7, zorder=3)
         axes.annotate(child["name"], points[0][1:], **_ABOVE, ha="center", color=colour, weight="bold")
-        axes.annotate(f"{points[-1][2]:.3g}", points[-1][1:], **_RIGHT, color=colour)
+        axes.annotate(_figure(points[-1][2]), points[-1][1:], **_RIGHT, color=colour)
     _perplexity_axis(axes)
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.05 * (high - low), high + 0.15 * (high - low))  # room for labels
@@ -301,6 +301,10 @@ def _count(number: float) -> str:
         if number >= unit:
             return f"{number / unit:.3g}{name}"
     return f"{number:.0f}"
+
+
+def _figure(perplexity: float) -> str:
+    return f"{perplexity:.1f}" if perplexity < 100 else f"{perplexity:,.0f}"
 
 
 def _save(figure: Figure, path: Path) -> None:

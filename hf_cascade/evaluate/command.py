@@ -15,7 +15,7 @@ from hf_cascade import assets, manifest, plots, progress
 from hf_cascade.data.text_files import load_texts
 from hf_cascade.evaluate import tables
 from hf_cascade.evaluate.config import EvaluateArguments
-from hf_cascade.evaluate.family import Member, arrange, read_members, step_labels, tokens_and_seconds
+from hf_cascade.evaluate.family import Member, arrange, earlier_stages, read_members, step_labels, tokens_and_seconds
 from hf_cascade.evaluate.heldout import Scorer, Windows, make_windows, measure
 from hf_cascade.loading import check_same_tokenizer, load_config, load_model, load_tokenizer
 
@@ -108,8 +108,10 @@ class Evaluation:
         )
         self._windows: dict[tuple, Windows] = {}
         self._teacher_scorers: dict[int, Scorer] = {}
-        parts = len(self.lengths) * bool(self.texts) + bool(self.tasks)
-        self._parts_done, self._parts = 0, parts * len(self.members)
+        self.brief = earlier_stages(self.members) if arguments.final_only else set()
+        full = len(self.lengths) * bool(self.texts) + bool(self.tasks)
+        self._parts_done = 0
+        self._parts = sum(bool(self.texts) if member.name in self.brief else full for member in self.members)
 
     def run(self) -> dict:
         """Measure every model; returns what results.json holds."""
@@ -155,10 +157,11 @@ class Evaluation:
             "long": None,
             "tasks": {},
         }
+        brief = member.name in self.brief
         if self.texts:
-            for length, key in zip(self.lengths, ("heldout", "long"), strict=False):
+            for length, key in zip(self.lengths[: 1 if brief else 2], ("heldout", "long"), strict=False):
                 record[key] = self._held_out(member, model, length)
-        if self.tasks:
+        if self.tasks and not brief:
             from hf_cascade.evaluate import harness
 
             report = self._part(f"{member.name}: lm-eval")

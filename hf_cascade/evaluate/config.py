@@ -23,6 +23,8 @@ class EvaluateArguments:
         batch_size (`int`, *optional*, defaults to `16`): windows at once, and lm-eval's batch size.
         tasks (`list[str]`, *optional*): names of lm-eval tasks or groups in `tasks_path`.
         tasks_path (`str`, *optional*, defaults to `"evals/tasks/tiny"`): folder of task YAMLs.
+        final_only (`bool`, *optional*, defaults to `False`): the long window and the tasks, which take most of the
+            time, are left out for models that are an earlier stage of another one.
         limit (`int`, *optional*): rows of each task. For trying things out: such scores are not comparable.
         dtype (`str`, *optional*, defaults to `"auto"`): type of the weights while measuring; `auto` is the
             checkpoint's on an accelerator and float32 on a CPU.
@@ -41,6 +43,9 @@ class EvaluateArguments:
     batch_size: int = field(default=16, metadata={"help": "Windows at once."})
     tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks or groups in tasks_path."})
     tasks_path: str = field(default="evals/tasks/tiny", metadata={"help": "Folder of lm-eval task YAMLs."})
+    final_only: bool = field(
+        default=False, metadata={"help": "No long window and no tasks for earlier stages of another model."}
+    )
     limit: int | None = field(default=None, metadata={"help": "Rows of each task, for trying things out."})
     dtype: str = field(
         default="auto",

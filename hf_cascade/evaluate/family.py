@@ -95,16 +95,22 @@ def arrange(members: list[Member]) -> list[dict]:
     from one stage are two children, which share it.
     """
     by_hash = {member.sha256: member for member in members if member.sha256}
-    inner = {stage["manifest_sha256"] for member in members for stage in member.own[:-1]}
+    earlier = earlier_stages(members)
     labels = step_labels(members)
     children = []
     for member in members:
-        if not member.own or member.sha256 in inner:
+        if not member.own or member.name in earlier:
             continue
         present = [by_hash[stage["manifest_sha256"]] for stage in member.own if stage["manifest_sha256"] in by_hash]
         stages = [{"step": labels[stage.step], "model": stage.name} for stage in present]
         children.append({"name": member.name, "stages": stages})
     return children
+
+
+def earlier_stages(members: list[Member]) -> set[str]:
+    """Names of the models that are an earlier stage of another one's child."""
+    hashes = {stage["manifest_sha256"] for member in members for stage in member.own[:-1]}
+    return {member.name for member in members if member.sha256 in hashes}
 
 
 def step_labels(members: list[Member]) -> list[str]:

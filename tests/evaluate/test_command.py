@@ -83,6 +83,21 @@ def test_tasks_alone_need_no_text(family, monkeypatch):
     assert "## lm-eval" in (family / "out" / "report.md").read_text()
 
 
+def test_earlier_stages_can_be_measured_briefly(family, heldout, monkeypatch):
+    events = []
+    monkeypatch.setattr(progress, "report", lambda step, total, **_: events.append(step / total))
+    monkeypatch.chdir(family)
+    argv = ["--model", *ALL, "--teacher", "parent", "--dataset", str(heldout), "--max_length", "64"]
+    argv += ["--long_max_length", "256", "--tasks", "cascade_tiny_copy", "--limit", "2", "--final_only", "true"]
+    assert main([*argv, "--output_dir", "out"]) == 0
+    models = json.loads((family / "out" / "results.json").read_text())["models"]
+    assert all(model["heldout"]["kl"] is not None for model in models)
+    full = [model["name"] for model in models if model["tasks"] and model["long"]]
+    assert full == ["parent", "small", "tiny"]
+    assert full == [model["name"] for model in models if model["tasks"] or model["long"]]
+    assert events[-1] == 1
+
+
 def test_without_a_teacher_there_is_no_divergence(family, heldout, monkeypatch):
     monkeypatch.chdir(family)
     argv = ["--model", "small", "--dataset", str(heldout), "--max_length", "64", "--output_dir", "out"]
