@@ -123,18 +123,27 @@ def class_fields(module: str, name: str) -> dict[str, Field]:
             annotation = ast.unparse(statement.annotation)
             if not annotation.startswith("ClassVar"):
                 name = statement.target.id
-                found[name] = Field(name, annotation, _choices(statement.value) or _enum_values(annotation, home))
+                found[name] = Field(name, annotation, _choices(statement.value, file) or _enum_values(annotation, home))
     return found
 
 
-def _choices(value: ast.expr | None) -> tuple | None:
-    """`choices` of a `field(..., metadata={...})` where they are written out."""
+def _choices(value: ast.expr | None, file: Path) -> tuple | None:
+    """`choices` in a field's metadata: a list written out, or `list(NAME)` of a constant of the same file."""
     for node in ast.walk(value) if value is not None else ():
         if isinstance(node, ast.Dict):
             for key, part in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == "choices" and isinstance(part, ast.List):
-                    return tuple(ast.literal_eval(part))
+                if isinstance(key, ast.Constant) and key.value == "choices":
+                    if isinstance(part, ast.Call) and ast.unparse(part.func) == "list":
+                        part = _constant(ast.unparse(part.args[0]), file)
+                    if isinstance(part, ast.List | ast.Tuple):
+                        return tuple(ast.literal_eval(part))
     return None
+
+
+def _constant(name: str, file: Path) -> ast.expr | None:
+    """What a module assigns to a name at its top level."""
+    assigned = (line for line in _parse(file).body if isinstance(line, ast.Assign))
+    return next((line.value for line in assigned if ast.unparse(line.targets[0]) == name), None)
 
 
 def _enum_values(annotation: str, module: str) -> tuple | None:
