@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv) if word == "run" else None
     try:
         return _call(word, arguments if word == "run" else argv[1:])
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # OSError: a file or model that is missing, a folder or disk that is full
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
         print(f"hf-cascade: error: {error}", file=sys.stderr)

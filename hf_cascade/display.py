@@ -18,8 +18,9 @@ SECONDS_BETWEEN_LINES = 10.0  # where there is no terminal to redraw
 
 def make_console() -> Console:
     """Standard output; wide enough for tables where no terminal limits it."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    plain = {"highlight": False, "markup": False, "emoji": False}  # paths may hold [brackets] and :colons:
+    console = Console(**plain)
+    return console if console.is_terminal else Console(**plain, width=120)
 
 
 def clock(seconds: float) -> str:
@@ -30,18 +31,18 @@ def clock(seconds: float) -> str:
 
 
 def last_event(path: Path) -> dict | None:
-    """The newest progress event of a stage, `None` before the first."""
+    """The newest progress event of a stage, `None` before the first. Lines that are not whole are passed over."""
     if not path.exists():
         return None
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
-        lines = file.read().decode().split("\n")
-    if len(lines) < 2:  # the last piece is empty, or a line still being written
-        return None
-    try:
-        return json.loads(lines[-2])
-    except json.JSONDecodeError:  # torn by a full disk
-        return None
+        lines = file.read().decode(errors="replace").split("\n")
+    for line in reversed(lines[:-1]):  # the last piece is empty, or a line still being written
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:  # torn by a full disk, or cut where reading began
+            continue
+    return None
 
 
 class Display:
@@ -137,11 +138,12 @@ def closing_summary(console: Console, output_dir: Path, names: list[str], second
     for report in reports:
         text = "\n".join(line for line in report.read_text().splitlines() if not line.startswith("!["))
         console.print(Markdown(text))
-    grid = Table.grid(padding=(0, 2))
+    width = max(len(str(output_dir / name)) for name in names)
     for name in names:
         record = manifest.read(output_dir / name)
         output = record.get("output")
         size = f"{output['num_parameters']:,} parameters" if output else record["run"]
-        grid.add_row(Text(str(output_dir / name), "bold"), size, clock(record["metrics"].get("seconds", 0.0)))
-    console.print(grid)
+        seconds = clock(record["metrics"].get("seconds", 0.0))
+        # no table: it would cut long paths short
+        console.print(f"{output_dir / name!s:<{width}}  {size:<25}  {seconds:>7}", soft_wrap=True)
     console.print(f"{len(names)} stages finished; this command took {clock(seconds)}.")

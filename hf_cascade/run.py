@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from rich.text import Text
 
 from hf_cascade import assets, manifest, progress
 from hf_cascade.display import Display, closing_summary, last_event, make_console
@@ -53,7 +54,6 @@ class Run:
     def __init__(self, recipe: Recipe, output_dir: Path):
         self.recipe, self.output_dir = recipe, output_dir
         self.plan = make_plan(recipe)
-        self.child: subprocess.Popen | None = None
         self.stopping = False
         self._check_folder()
         self._look()
@@ -70,13 +70,17 @@ class Run:
 
     def _look(self) -> None:
         """Find each stage's state, and refuse to mix stages made with other settings: say what differs."""
-        file = self.output_dir / RUN_FILE
-        try:
-            before = json.loads(file.read_text())["stages"] if file.is_file() else {}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is none of hf-cascade's ({error!r}): name another --output_dir") from error
+        before = self._stages_before()
         self.states = {stage.name: self._state(stage, before) for stage in self.recipe.stages}
         self._refuse_changes(before)
+
+    def _stages_before(self) -> dict[str, dict]:
+        """What the runs that were here before recorded of their stages."""
+        file = self.output_dir / RUN_FILE
+        try:
+            return json.loads(file.read_text())["stages"] if file.is_file() else {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is none of hf-cascade's ({error!r}): name another --output_dir") from error
 
     def _state(self, stage: Stage, before: dict) -> str:
         folder = self.output_dir / stage.name
@@ -114,7 +118,7 @@ class Run:
             self._look()  # once more: whoever held the lock may have finished stages
             self._write_run_file()
             names = [stage.name for stage in self.recipe.stages]
-            with Display(console, names, self.states) as display, self._signals(display):
+            with Display(console, names, self.states) as display, self._signals():
                 for stage in self.recipe.stages:
                     if self.states[stage.name] == "done":
                         continue
@@ -129,14 +133,11 @@ class Run:
         return 0
 
     @contextmanager
-    def _signals(self, display: Display):
+    def _signals(self):
         """SIGTERM, Ctrl-C and a closed terminal ask the running stage to save and stop; the runner waits for it."""
 
         def stop(number, frame):
-            self.stopping = True
-            display.stopping()
-            if self.child is not None and self.child.poll() is None:
-                self.child.terminate()
+            self.stopping = True  # and no more: the runner may be in the middle of writing a line
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
         try:
@@ -146,18 +147,19 @@ class Run:
                 signal.signal(number, handler)
 
     def _write_run_file(self) -> None:
+        stages = {
+            stage.name: {
+                "run": stage.run,
+                "fingerprint": stage.fingerprint,
+                "settings": stage.settings,
+                "inputs": stage.inputs,
+            }
+            for stage in self.recipe.stages
+        }
         record = {
             "recipe": str(self.recipe.path),
             "sha256": hashlib.sha256(self.recipe.path.read_bytes()).hexdigest(),
-            "stages": {
-                stage.name: {
-                    "run": stage.run,
-                    "fingerprint": stage.fingerprint,
-                    "settings": stage.settings,
-                    "inputs": stage.inputs,
-                }
-                for stage in self.recipe.stages
-            },
+            "stages": {**self._stages_before(), **stages},  # a stage the recipe left out may come back
         }
         draft = self.output_dir / f".{RUN_FILE}.tmp"
         with open(draft, "w", encoding="utf-8") as file:
@@ -204,7 +206,8 @@ class Run:
         with open(logs / f"{stage.name}.log", "a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n")
             log.flush()
-            self.child = subprocess.Popen(
+            self.log_start = log.tell()
+            child = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -214,28 +217,32 @@ class Run:
                 process_group=0,  # Ctrl-C reaches the runner alone, which asks the stage to save
                 preexec_fn=_end_with_runner,
             )
-            if self.stopping:  # a signal came while the process was being made
-                self.child.terminate()
-            while self.child.poll() is None:
+            asked = False
+            while child.poll() is None:
+                if self.stopping and not asked:
+                    asked = True
+                    display.stopping()
+                    child.terminate()
                 display.update(last_event(events))
                 time.sleep(POLL_SECONDS)
-            if self.child.returncode == 0 and not manifest.is_finished(self.output_dir / stage.name):
+            if child.returncode == 0 and not manifest.is_finished(self.output_dir / stage.name):
                 log.write(f"hf-cascade: the stage ended with status 0 and left no {manifest.FILE}\n")
                 return 1  # it has not done its work, whatever it says
-        if self.child.returncode == 0:
+        if child.returncode == 0:
             display.finish(stage.name, last_event(events))
-        return self.child.returncode
+        return child.returncode
 
     def _explain(self, console, stage: Stage, status: int) -> int:
         """Say what happened to a stage that did not finish; returns the exit status of the run."""
         log = self.output_dir / "logs" / f"{stage.name}.log"
-        if status == STOPPED or (self.stopping and status < 0):
+        if status == STOPPED or (self.stopping and status != 2):  # asked to stop, a launcher ends with 1
             console.print(f"{stage.name}: stopped; type the same command to go on.", soft_wrap=True)
             return STOPPED
-        lines = log.read_text(errors="replace").splitlines()
+        this_time = log.read_bytes()[self.log_start :].decode(errors="replace")  # the log keeps earlier attempts
+        lines = [line for line in this_time.splitlines() if line.strip()]
         said = [line for line in lines if line.startswith("hf-cascade: error:")]
         for line in said[-1:] if status == 2 and said else lines[-LINES_OF_LOG:]:
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(Text.from_ansi(line), soft_wrap=True)
         how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         hint = " (out of memory? then a smaller batch helps)" if status == -signal.SIGKILL else ""
         console.print(f"{stage.name}: failed, {how}{hint}. All it said: {log}", markup=False, soft_wrap=True)
@@ -288,7 +295,10 @@ def parse_overrides(given: list[str]) -> dict[str, dict]:
         stage, dot, flag = target.rpartition(".")
         if not (equals and dot and stage and flag):
             raise ValueError(f"--set {text}: write STAGE.FLAG=VALUE, for instance 3b-short.train_tokens=100000")
-        overrides.setdefault(stage, {})[flag] = yaml.safe_load(value)
+        try:
+            overrides.setdefault(stage, {})[flag] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {text}: {' '.join(str(error).split())}") from error
     return overrides
 
 

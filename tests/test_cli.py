@@ -44,7 +44,7 @@ def test_a_command_that_is_none_gives_usage(words, capsys):
     assert "usage: hf-cascade" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError, FileNotFoundError])
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, PermissionError])
 def test_bad_input_is_one_line(error, monkeypatch, capsys):
     def refuse(word, arguments):
         assert (word, arguments) == ("prune", ["--model", "-x", "--help"])

@@ -46,7 +46,7 @@ while step < total:
     count.write_text(str(step))
     progress.report(step, total, tokens=100 * step, loss=1 / step, label="KL")
     if asked and not behave.get("deaf"):
-        sys.exit(75)
+        sys.exit(behave.get("asked_status", 75))
 if behave.get("fail"):
     print("line one [bold]")
     raise RuntimeError("it broke")
@@ -59,6 +59,8 @@ import sys
 from hf_cascade import cli, display, run
 run.command_for = lambda stage, config, folder: [
     sys.executable, {stage!r}, "--config", str(config), "--output_dir", str(folder)]
+if {orphans}:
+    run.LIBC = None  # as on systems without prctl: a stage outlives its runner
 run.LOCK_SECONDS, display.SECONDS_BETWEEN_LINES, run.POLL_SECONDS = {lock_seconds}, 0.1, 0.05
 sys.exit(cli.main(sys.argv[1:]))
 """
@@ -97,10 +99,11 @@ class Playground:
     def behave(self, how: dict) -> None:
         (self.folder / "behave.json").write_text(json.dumps(how))
 
-    def start(self, *more: str, lock_seconds: float = 10.0) -> subprocess.Popen:
+    def start(self, *more: str, lock_seconds: float = 10.0, orphans: bool = False) -> subprocess.Popen:
         (self.folder / "cascade.yaml").write_text(yaml.safe_dump(self.stages, sort_keys=False))
         driver = self.folder / "driver.py"
-        driver.write_text(DRIVER.format(stage=str(self.folder / "stage.py"), lock_seconds=lock_seconds))
+        stage = str(self.folder / "stage.py")
+        driver.write_text(DRIVER.format(stage=stage, lock_seconds=lock_seconds, orphans=orphans))
         command = [sys.executable, str(driver), "run", str(self.folder / "cascade.yaml"), "--output_dir", str(self.out)]
         environment = {**os.environ, "PYTHONPATH": str(Path(manifest.__file__).parents[1])}
         return subprocess.Popen(
@@ -215,6 +218,38 @@ def test_killing_the_runner_leaves_no_stage_behind(play):
     assert [line.split()[0] for line in play.order] == ["a", "b", "b", "c"]
 
 
+def test_no_second_writer_beside_a_stage_that_outlived_its_runner(play):
+    play.behave({"a": {"steps": 60}})
+    process = play.start(orphans=True)
+    child = play.wait_for("a", 3)
+    process.kill()
+    process.communicate(timeout=30)
+    assert is_alive(child)
+    status, said = play.run(lock_seconds=0.2)
+    assert status == 2 and "another hf-cascade is at work" in said and play.order == ["a from 0"]
+    assert play.run(lock_seconds=30)[0] == 0  # waits, and keeps what the orphan made
+    assert play.order == ["a from 0", "b from 0", "c from 0"]
+
+
+def test_a_launcher_that_ends_with_1_when_stopped(play):
+    play.behave({"a": {"steps": 600, "asked_status": 1}})
+    process = play.start()
+    play.wait_for("a", 1)
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 75 and "a: stopping" in said and "a: stopped" in said
+
+
+def test_only_the_last_attempt_explains(play):
+    play.behave({"a": {"bad_input": True}})
+    assert play.run()[0] == 2
+    play.behave({"a": {"fail": True}})
+    status, said = play.run()
+    assert status == 1 and "it broke" in said and "no such thing" not in said
+    log = (play.out / "logs" / "a.log").read_text()
+    assert "no such thing" in log and "it broke" in log
+
+
 def test_killing_a_stage_fails_the_run_and_the_next_one_goes_on(play):
     play.behave({"b": {"steps": 600}})
     process = play.start()
@@ -258,6 +293,15 @@ def test_other_settings_are_refused_with_what_differs(play):
     assert play.run("--dry_run")[0] == 2
 
 
+def test_a_stage_that_comes_back_is_compared_too(play):
+    assert play.run()[0] == 0
+    last = play.stages.pop("c")
+    assert play.run()[0] == 0
+    play.stages["c"] = {**last, "set": {**last["set"], "seed": 3}}
+    status, said = play.run()
+    assert status == 2 and "c: seed: None then, 3 now" in said
+
+
 def test_an_unfinished_stage_does_not_go_on_with_other_settings(play):
     play.behave({"b": {"fail": True}})
     play.run()
@@ -289,6 +333,23 @@ def test_dry_run_and_bad_recipes_write_nothing(play):
     status, said = play.run()
     assert status == 2 and "intermediate_size=999" in said
     assert not play.out.exists() and not play.order
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("a.sead=1", "did you mean seed?"), ("d.seed=1", "--set d: no such stage"), ("a.seed=[", "--set a.seed=[: while")],
+)
+def test_flags_on_the_command_line_are_checked(play, given, words):
+    status, said = play.run("--set", given)
+    assert status == 2 and words in said and said.startswith("hf-cascade: error:") and said.count("\n") == 1
+    assert not play.out.exists()
+
+
+def test_a_folder_that_cannot_be_made(play):
+    (play.folder / "file").write_text("")
+    play.out = play.folder / "file" / "out"
+    status, said = play.run()
+    assert status == 2 and "hf-cascade: error:" in said and "Traceback" not in said
 
 
 def test_two_runs_cannot_share_a_folder(play):
