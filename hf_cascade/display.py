@@ -143,7 +143,7 @@ def closing_summary(console: Console, output_dir: Path, names: list[str], second
         record = manifest.read(output_dir / name)
         output = record.get("output")
         size = f"{output['num_parameters']:,} parameters" if output else record["run"]
-        seconds = clock(record["metrics"].get("seconds", 0.0))
+        took = clock(record["metrics"].get("seconds", 0.0))
         # no table: it would cut long paths short
-        console.print(f"{output_dir / name!s:<{width}}  {size:<25}  {seconds:>7}", soft_wrap=True)
+        console.print(f"{output_dir / name!s:<{width}}  {size:<25}  {took:>7}", soft_wrap=True)
     console.print(f"{len(names)} stages finished; this command took {clock(seconds)}.")

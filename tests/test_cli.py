@@ -90,3 +90,10 @@ def test_a_command_says_what_is_wrong_with_its_input(tmp_path, capsys):
     assert cli.main(["prune", "--model", str(tmp_path / "none"), "--output_dir", str(tmp_path / "out")]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-cascade: error:")]
     assert str(tmp_path / "none") in line and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow  # ten seconds of imports each
+@pytest.mark.parametrize("word, flag", [("pretrain", "--model_config"), ("distill", "--teacher_window")])
+def test_trainers_have_their_own_help(word, flag):
+    said = hf_cascade_(word, "--help")
+    assert said.returncode == 0 and flag in said.stdout and "--train_tokens" in said.stdout
