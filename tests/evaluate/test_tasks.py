@@ -129,6 +129,18 @@ def test_an_unknown_task_is_refused_with_the_known_ones():
         open_tasks(["cascade_tiny"], "no/such")
 
 
+def test_the_readmes_table_is_the_folder(manager):
+    lines = (FOLDER / "README.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    tasks = manager.load(["cascade_tiny"])["tasks"]
+    assert {row[0].strip("`") for row in cells} == set(tasks)
+    for name, count, _, metric, chance in cells:
+        config = tasks[name.strip("`")].config
+        assert int(count) == len(tasks[name.strip("`")].eval_docs)
+        assert metric.startswith(f"`{config.metric_list[0]['metric']}`")
+        assert (float(chance) if chance else None) == config.metadata.get("chance")
+
+
 def test_task_files_name_rows_that_exist():
     files = sorted(FOLDER.glob("*.yaml"))
     assert len(files) == 4
