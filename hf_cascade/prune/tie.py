@@ -20,8 +20,8 @@ from hf_cascade.prune.plan import PrunePlan
 from hf_cascade.prune.stream import normalised
 
 # mu: the embedding's error, relative to its mean square, against the head's squared error in logits. Ours: on the tiny
-# parent cut to its 3B shape, KL after pruning was 1.53 / 1.51 / 1.42 / 1.72 / 2.86 / 3.15 at 0.003 / 0.01 / 0.03 / 0.1 / 1 / 10 (3.12
-# for the average of both matrices): layers that are fitted afterwards make up for the embedding, nothing for the head.
+# parent cut to its 3B shape, KL after pruning was 1.53, 1.51, 1.42, 1.72, 2.86, 3.15 at 0.003, 0.01, 0.03, 0.1, 1, 10
+# (3.12 for the average): the layers are fitted afterwards and make up for the embedding; nothing does for the head.
 EMBEDDING_WEIGHT = 0.03
 
 
