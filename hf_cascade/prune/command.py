@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, PreTrainedConfig
 from trl import TrlParser
 
 from hf_cascade import manifest
@@ -19,6 +20,8 @@ from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.prune.model import prune_with_report
 
 REPORT = "prune_report.json"
+LENGTH = 2048  # ours: paper silent
+ENOUGH = 4  # tokens a column of the widest Gram matrix before a fit is trusted; ours
 
 
 def make_parser() -> HfArgumentParser:
@@ -41,7 +44,7 @@ def main(argv: list[str]) -> int:
     check_target(parent, config)
     calibration = None
     if not is_own_shape(parent, config):
-        calibration = _calibration(arguments)
+        calibration = _calibration(arguments, parent)
 
     started = time.monotonic()
     model = load_model(arguments.model)
@@ -55,7 +58,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _calibration(arguments: PruneArguments):
+def _calibration(arguments: PruneArguments, parent: PreTrainedConfig) -> torch.Tensor:
     """Token ids [windows, tokens] of the calibration text."""
     if arguments.calibration is None:
         raise ValueError("pruning to a smaller shape needs text: give --calibration FILE_OR_DATASET")
@@ -66,8 +69,23 @@ def _calibration(arguments: PruneArguments):
         arguments.calibration_split,
         limit=arguments.calibration_samples * 16,
     )
-    tokenizer = load_tokenizer(arguments.model)
-    return blocks(tokenizer, texts, arguments.calibration_length, arguments.calibration_samples)
+    decoder, length = parent.get_text_config(), arguments.calibration_length
+    window = decoder.max_position_embeddings
+    if length is not None and not 1 <= length <= window:
+        raise ValueError(f"calibration_length={length}: allowed is 1 to {window}, the model's window")
+    if arguments.calibration_samples < 1 or arguments.batch_size < 1:
+        raise ValueError("calibration_samples and batch_size must be at least 1")
+    found = blocks(
+        load_tokenizer(arguments.model), texts, length or min(LENGTH, window), arguments.calibration_samples, not length
+    )
+    width = max(decoder.hidden_size, decoder.intermediate_size)
+    if found.numel() < ENOUGH * width:
+        print(
+            f"hf-cascade: warning: {found.numel():,} tokens of calibration text are few for matrices {width:,} wide; "
+            f"{ENOUGH * width:,} or more give better fits",
+            file=sys.stderr,
+        )
+    return found
 
 
 def _save(child, report: dict, arguments: PruneArguments, config: PruneConfig, folder: Path, seconds: float) -> None:
