@@ -59,10 +59,10 @@ def extend_context(
     decoder = config.get_text_config()
     if decoder.model_type not in SUPPORTED:
         raise ValueError(f"context of {decoder.model_type!r} cannot be extended: supported are {', '.join(SUPPORTED)}")
-    if not original_context_length or context_length < original_context_length:
+    if not original_context_length or not 0 < original_context_length <= (context_length or 0):
         raise ValueError(
             f"context_length={context_length} and original_context_length={original_context_length}: give both, the "
-            "first at least as large as the second"
+            "first at least as large as the second, which is above 0"
         )
     converted = decoder.model_type == "mistral"
     has_temperature = converted or decoder.model_type in WITH_TEMPERATURE

@@ -3,49 +3,62 @@
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
 
+import torch
 import yaml
-from transformers import GenerationConfig
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import GenerationConfig, TrainerCallback
 
 from hf_cascade import manifest
+from hf_cascade.data.checkpoints import last_checkpoint
 
 STOPPED = 75  # EX_TEMPFAIL: stopped on request, the same command goes on
 BAD_INPUT = 2
+DIVERGED = 1
+LEFTOVERS = ("seconds.json", "training_args.bin", "stage.json")
 
 
 def run_script(main, parse) -> None:
     """
-    Call `main(*parse())`; bad input ends with one line on stderr and exit status 2.
+    Call `main(*parse())`; bad input ends with one line on stderr and exit status 2, a diverged run with 1.
+
+    SIGTERM ends it with status 75: at once until training begins, after a checkpoint from then on.
 
     Args:
         main (`Callable`): the script's body; its return value is the exit status.
         parse (`Callable`): returns `main`'s arguments.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
         sys.exit(main(*parse()))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
         print(f"hf-cascade: error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(DIVERGED if isinstance(error, FloatingPointError) else BAD_INPUT)
 
 
 def check_output_dir(folder: str) -> None:
     """
-    Refuse a folder that holds anything but a stage's own unfinished work.
+    Refuse a folder that holds anything but a stage's own unfinished work; a finished stage ends the script well.
 
     Raises:
         ValueError: the folder is not empty and holds neither a checkpoint nor a stage's files.
+        SystemExit: with status 0: the stage has finished.
     """
     path = Path(folder)
     if path.is_file():
         raise ValueError(f"output_dir={folder} is a file: name a folder that is new or empty")
-    foreign = path.is_dir() and any(path.iterdir()) and get_last_checkpoint(folder) is None
-    if foreign and not any((path / name).exists() for name in ("cascade.json", "stage.json")):
+    if manifest.is_finished(path):
+        manifest.read(path)
+        remove_leftovers(path)
+        print(f"hf-cascade: {folder} is already finished; delete it to make it again", file=sys.stderr)
+        raise SystemExit(0)
+    foreign = path.is_dir() and any(path.iterdir()) and last_checkpoint(folder) is None
+    if foreign and not (path / "stage.json").exists():
         raise ValueError(
             f"output_dir={folder} holds {sorted(p.name for p in path.iterdir())[:3]}: name a folder that is new or "
             "empty, or one with a checkpoint to resume from"
@@ -53,20 +66,47 @@ def check_output_dir(folder: str) -> None:
 
 
 def given_settings(argv: list[str]) -> dict:
-    """What the user set: the keys of `--config FILE`, then the command line's `--key value` pairs, as given."""
-    settings = {}
-    if "--config" in argv:
-        settings = yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text()) or {}
+    """
+    What the user set: the keys of `--config FILE`, then the command line's, as given.
+
+    `--key value` and `--key=value` are text, `--key` alone is true, `--key a b` is a list.
+    """
+    given: dict[str, list[str]] = {}
     key = None
     for word in argv:
         if word.startswith("--"):
-            key, _, value = word[2:].partition("=")
-            settings[key] = value or True
+            key, equals, value = word[2:].partition("=")
+            given[key] = [value] if equals else []
         elif key is not None:
-            settings[key] = word if settings[key] is True else f"{settings[key]} {word}"
-    settings.pop("config", None)
-    settings.pop("output_dir", None)
-    return settings
+            given[key].append(word)
+    settings = {}
+    if given.get("config"):
+        settings = yaml.safe_load(Path(given["config"][-1]).read_text()) or {}
+    for key, values in given.items():
+        settings[key] = True if not values else values[0] if len(values) == 1 else values
+    return {key: value for key, value in settings.items() if key not in ("config", "output_dir")}
+
+
+class StopOnRequest(TrainerCallback):
+    """SIGTERM: finish the optimizer step, save a checkpoint, stop. Transformers' own can save in mid-step."""
+
+    def __init__(self, trainer):
+        self.accelerator = trainer.accelerator
+        self.requested = False
+        self.before = signal.signal(signal.SIGTERM, self._request)
+
+    def _request(self, *_) -> None:
+        self.requested = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop every process after the same step, whichever was asked."""
+        requested = torch.tensor(int(self.requested), device=self.accelerator.device)
+        if int(self.accelerator.reduce(requested, reduction="sum")) > 0:
+            control.should_save = control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Give SIGTERM back to who had it."""
+        signal.signal(signal.SIGTERM, self.before)
 
 
 def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) -> int:
@@ -88,10 +128,16 @@ def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) ->
         (folder / "stage.json").write_text(json.dumps({"inputs": inputs}))  # this folder is ours
     started = time.monotonic()
     before = json.loads((folder / "seconds.json").read_text()) if (folder / "seconds.json").exists() else 0.0
-    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    stop = StopOnRequest(trainer)
+    trainer.add_callback(stop)
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    stop.restore()
     seconds = before + time.monotonic() - started
     if trainer.state.global_step < trainer.state.max_steps:
-        (folder / "seconds.json").write_text(json.dumps(seconds))
+        if trainer.accelerator.is_main_process:
+            (folder / "seconds.json").write_text(json.dumps(seconds))
+            steps = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
+            print(f"hf-cascade: stopped after {steps}; the same command goes on", file=sys.stderr)
         return STOPPED
     trainer.save_model()
     if trainer.accelerator.is_main_process:
@@ -102,24 +148,28 @@ def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) ->
 
 
 def finish(trainer, folder: Path, inputs: dict, ledger, metrics: dict) -> None:
-    """Keep the generation config, drop the checkpoints, and write the manifest last: its presence means finished."""
+    """Keep the generation config and the log, and write the manifest: its presence means finished. Then clean up."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(getattr(model, "generation_config", None), GenerationConfig):
         model.generation_config.save_pretrained(folder)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     (folder / "log.json").write_text(json.dumps(log, indent=1))
-    for leftover in [*folder.glob("checkpoint-*"), folder / "seconds.json", folder / "training_args.bin"]:
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    settings = given_settings(sys.argv[1:])
     name = folder.name
-    data = ledger.close(name, trainer.data_state) if ledger is not None else None
     manifest.write(
         folder,
         stage=name,
         run=Path(sys.argv[0]).stem,
-        config={name: value for name, value in given_settings(sys.argv[1:]).items() if name not in inputs},
+        config={key: value for key, value in settings.items() if key not in inputs and value not in inputs.values()},
         inputs=inputs,
         metrics=metrics,
-        data=data,
+        data=ledger.close(name, trainer.data_state) if ledger is not None else None,
         output=manifest.describe(folder, num_parameters=model.num_parameters()),
     )
-    (folder / "stage.json").unlink()
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what only an unfinished stage needs. After the manifest: a kill in between must not cost the training."""
+    for leftover in [*folder.glob("checkpoint-*"), *(folder / name for name in LEFTOVERS)]:
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)

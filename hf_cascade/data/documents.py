@@ -8,6 +8,8 @@ from trl import DatasetMixtureConfig, get_dataset
 
 from hf_cascade import assets
 
+FILE_BUILDERS = ("json", "text", "parquet", "csv")  # builders of `datasets` that read local files
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -47,17 +49,30 @@ class Documents:
         return (type(self), (self.dataset, self.field, self.seed, self.passes))
 
     def read(self, start: int = 0) -> Iterator[tuple[int, str]]:
-        """Yield `(number, text)` from document number `start` on."""
+        """
+        Yield `(number, text)` from document number `start` on.
+
+        Raises:
+            ValueError: a row has no text.
+        """
+        for number, row in self._rows(start):
+            if not isinstance(row[self.field], str):
+                raise ValueError(
+                    f"document {number} has {row[self.field]!r} in the column {self.field!r}: every row needs a text; "
+                    "drop these rows beforehand"
+                )
+            yield number, row[self.field]
+
+    def _rows(self, start: int) -> Iterator[tuple[int, dict]]:
         if isinstance(self.dataset, IterableDataset):
-            for number, row in enumerate(self.dataset.skip(start), start):
-                yield number, row[self.field]
+            yield from enumerate(self.dataset.skip(start), start)
             return
         size = len(self.dataset)
         for reading in range(start // max(size, 1), self.passes):
             ordered = self.dataset.shuffle(seed=self.seed + reading)
             first = max(start - reading * size, 0)
             for offset, row in enumerate(ordered.select(range(first, size)), first):
-                yield reading * size + offset, row[self.field]
+                yield reading * size + offset, row
 
 
 def load_mixture(mixture: DatasetMixtureConfig) -> Dataset | IterableDataset:
@@ -71,6 +86,15 @@ def load_mixture(mixture: DatasetMixtureConfig) -> Dataset | IterableDataset:
     if not mixture.datasets:
         raise ValueError("no text is named: add a `datasets:` block, for instance [{path: json, data_files: FILE}]")
     for part in mixture.datasets:
-        if part.path in ("json", "text", "parquet", "csv") and isinstance(part.data_files, str):
-            part.data_files = str(assets.find(part.data_files))
+        if part.path in FILE_BUILDERS and part.data_files is not None:
+            part.data_files = _find(part.data_files)
     return get_dataset(mixture)["train"]
+
+
+def _find(files):
+    """`data_files`, a path, or a list or dict of them, with every path found; patterns and addresses stay."""
+    if isinstance(files, dict):
+        return {split: _find(paths) for split, paths in files.items()}
+    if not isinstance(files, str):
+        return [_find(path) for path in files]
+    return files if "://" in files or "*" in files else str(assets.find(files))

@@ -4,19 +4,35 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset
 
 from hf_cascade import manifest
-from hf_cascade.data.packing import PackedText
+from hf_cascade.data.packing import PackedText, document_tokens
 
 
 def text_sha256(stream: PackedText, datasets: list) -> str:
-    """Hash of everything that numbers the tokens: the mixture, the order's seed, and the tokenizer's vocabulary."""
-    tokenizer: PreTrainedTokenizerBase = stream.tokenizer
-    parts = [sorted(vars(part).items()) for part in datasets]
-    parts = [[(name, Path(value).name if name == "data_files" else value) for name, value in part] for part in parts]
-    identity = (parts, stream.documents.field, stream.documents.seed, sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(repr(identity).encode()).hexdigest()
+    """
+    Hash of everything that numbers the tokens: the mixture, its size, the order's seed, and the tokenizer.
+
+    Of a local file its name and size count, not its folder, so a project may move.
+    """
+    documents, tokenizer = stream.documents, stream.tokenizer
+    parts = [sorted((name, _identity(value)) for name, value in vars(part).items()) for part in datasets]
+    size = len(documents.dataset) if isinstance(documents.dataset, Dataset) else "streamed"
+    tokens = (sorted(tokenizer.get_vocab().items()), document_tokens(tokenizer, ""))
+    return hashlib.sha256(repr((parts, size, documents.field, documents.seed, tokens)).encode()).hexdigest()
+
+
+def _identity(value) -> str:
+    """A setting of the mixture as text; a path that exists here is its name and its size in bytes."""
+    if isinstance(value, dict):
+        return repr(sorted((name, _identity(item)) for name, item in value.items()))
+    if isinstance(value, list | tuple):
+        return repr([_identity(item) for item in value])
+    path = Path(value) if isinstance(value, str) else None
+    if path is None or not path.exists():
+        return repr(value)
+    return repr((path.resolve().name, path.stat().st_size if path.is_file() else None))
 
 
 @dataclass

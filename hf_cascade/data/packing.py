@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from datasets import Features, IterableDataset, List, Value
+from datasets import Dataset, Features, IterableDataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from hf_cascade.data.documents import Documents
@@ -55,11 +55,27 @@ class PackedText:
         if self.max_length is None or self.max_length < 2:
             raise ValueError(f"max_length={self.max_length}: packed text needs a window of at least 2 tokens")
 
-    def rows(self) -> Iterator[dict[str, list[int]]]:
-        """Yield `{"input_ids": [T], "seq_lengths": [documents in the row], "cursor": [document, token]}`."""
+    def rows(self, count: int | None = None) -> Iterator[dict[str, list[int]]]:
+        """
+        Yield `count` rows, `{"input_ids": [T], "seq_lengths": [documents in the row], "cursor": [document, token]}`.
+
+        Raises:
+            ValueError: the text ends before (always, without `count`).
+        """
+        number = 0
+        for number, row in enumerate(self._rows_to_the_end(), 1):
+            yield row
+            if number == count:  # a reader that looks ahead must not meet the end of text that suffices
+                return
+        raise ValueError(
+            f"the text ended {number * self.max_length} tokens after document {self.start[0]}, token {self.start[1]}, "
+            "and the stage asks for more: add text to `datasets:`, lower `train_tokens`, or allow repetition with "
+            "`passes`"
+        )
+
+    def _rows_to_the_end(self) -> Iterator[dict[str, list[int]]]:
         row: list[int] = []
         lengths: list[int] = []
-        seen = 0
         document, skip = self.start
         for number, text in self.documents.read(document):
             ids = document_tokens(self.tokenizer, text)
@@ -72,16 +88,16 @@ class PackedText:
                 if len(row) == self.max_length:
                     cursor = [number, position] if position < len(ids) else [number + 1, 0]
                     yield {"input_ids": row, "seq_lengths": lengths, "cursor": cursor}
-                    seen += len(row)
                     row, lengths = [], []
-        raise ValueError(
-            f"the text ended {seen} tokens after document {document}, token {skip}, and the stage asks for more: "
-            "add text to `datasets:`, lower `train_tokens`, or allow repetition with `passes`"
-        )
 
-    def dataset(self) -> IterableDataset:
-        """The rows as a streamed dataset; it is exact from `start` on, without a shuffle buffer."""
-        return IterableDataset.from_generator(self.rows, features=FEATURES)
+    def dataset(self, count: int | None = None) -> IterableDataset:
+        """`count` rows as a streamed dataset; it is exact from `start` on, without a shuffle buffer."""
+        return IterableDataset.from_generator(self.rows, gen_kwargs={"count": count}, features=FEATURES)
+
+    def held_out(self) -> Dataset:
+        """All full rows up to the end of the text, in memory: for evaluation."""
+        rows = list(self._rows_to_the_end())
+        return Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
 
 
 @dataclass
@@ -114,12 +130,14 @@ class PackedCollator:
         return batch
 
 
-def blocks(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int, count: int) -> torch.Tensor:
+def blocks(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int, count: int, shorter: bool = False
+) -> torch.Tensor:
     """
     The first `count` windows of `length` tokens of `texts`, documents joined by EOS: [count, length] int64.
 
     Calibration text is used like this (paper section 2: "a large calibration batch"). Fewer windows come back when
-    the text is short.
+    the text is short; with `shorter`, a text that does not fill one window becomes one window of its own length.
 
     Raises:
         ValueError: the text does not fill one window.
@@ -129,7 +147,11 @@ def blocks(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int, co
         if len(ids) >= count * length:
             break
         ids += document_tokens(tokenizer, text)
+    if shorter and 1 < len(ids) < length:
+        length = len(ids)
     rows = min(count, len(ids) // length)
     if rows == 0:
-        raise ValueError(f"the text has {len(ids)} tokens and one window needs {length}: give more text")
+        raise ValueError(
+            f"the text has {len(ids)} tokens and one window needs {length}: give more text or shorter windows"
+        )
     return torch.tensor(ids[: rows * length]).view(rows, length)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
+TEACHER_WINDOWS = ("mask", "extrapolate", "refuse")
+
 
 @dataclass
 class CascadeSFTConfig(SFTConfig):
@@ -71,7 +73,7 @@ class CascadeDistillationConfig(CascadeSFTConfig):
         default="mask",
         metadata={
             "help": "Beyond the teacher's window: leave out of the loss, trust the teacher, or stop before training.",
-            "choices": ["mask", "extrapolate", "refuse"],
+            "choices": list(TEACHER_WINDOWS),
         },
     )
     loss_chunk_tokens: int | None = field(
@@ -80,6 +82,8 @@ class CascadeDistillationConfig(CascadeSFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.teacher_window not in TEACHER_WINDOWS:  # the parser checks choices of flags, not those of a YAML file
+            raise ValueError(f"teacher_window={self.teacher_window!r}: allowed are {', '.join(TEACHER_WINDOWS)}")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature}: it must be above 0 (1 is the paper's plain KL)")
         if not 0 <= self.next_token_weight <= 1:

@@ -1,30 +1,42 @@
 """`CascadeSFTTrainer`: TRL's SFT trainer on packed text that knows, at every checkpoint, which token comes next."""
 
-import json
+import math
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_callback import ExportableState, TrainerState
+from transformers.trainer_utils import TrainOutput
 from trl import SFTTrainer
 
 from hf_cascade import progress
+from hf_cascade.data.checkpoints import STATE_FILE, last_checkpoint
 from hf_cascade.data.packing import PackedCollator, PackedText
 
-CURSOR_FILE = "data_cursor.json"
 
-
-class CursorCallback(TrainerCallback):
-    """Writes the place in the text into every checkpoint: what was trained on, not what was read ahead."""
+class CursorCallback(TrainerCallback, ExportableState):
+    """Puts the place in the text into every checkpoint's state: what was trained on, not what was read ahead."""
 
     def __init__(self, trainer: "CascadeSFTTrainer"):
         self.trainer = trainer
 
-    def on_save(self, args, state, control, **kwargs):
-        """Save the cursor beside the optimizer's state of the same step."""
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / CURSOR_FILE).write_text(json.dumps(self.trainer.data_state))
+    def state(self) -> dict:
+        """For `trainer_state.json`, so that the place and the weights are of one step or of none."""
+        return {"args": {}, "attributes": self.trainer.data_state}
+
+    @classmethod
+    def read(cls, checkpoint: str | Path) -> dict:
+        """
+        The `data_state` in a checkpoint.
+
+        Raises:
+            ValueError: it was made without packed text.
+        """
+        saved = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE)).stateful_callbacks.get(cls.__name__)
+        if saved is None:
+            raise ValueError(f"{checkpoint} holds no place in packed text: it was made by another trainer; start anew")
+        return saved["attributes"]
 
 
 class ProgressCallback(TrainerCallback):
@@ -35,13 +47,23 @@ class ProgressCallback(TrainerCallback):
         self.loss = None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Remember the newest loss."""
+        """Remember the newest loss; stop on a gradient that is no number."""
         self.loss = (logs or {}).get("loss", self.loss)
+        check_finite("norm of the gradient", (logs or {}).get("grad_norm", 0.0), state.global_step)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Report the step."""
         tokens = self.trainer.data_state["tokens"] if self.trainer.stream is not None else None
         progress.report(state.global_step, state.max_steps, tokens=tokens, loss=self.loss, label=self.trainer.loss_name)
+
+
+def check_finite(what: str, value, step: int) -> None:
+    """Raise `FloatingPointError` for NaN and infinity, which transformers leaves out of its log and trains on with."""
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the {what} is {float(value)} at step {step}: the run has diverged. Lower learning_rate, lengthen the "
+            "warm-up or set max_grad_norm; the checkpoints in output_dir are from before"
+        )
 
 
 class CascadeSFTTrainer(SFTTrainer):
@@ -54,54 +76,127 @@ class CascadeSFTTrainer(SFTTrainer):
 
     Args:
         train_dataset (`PackedText`, `Dataset` or `IterableDataset`): packed text, or anything `SFTTrainer` takes.
+        eval_dataset (*optional*): `PackedText` (all of it is read) beside packed text, else what `SFTTrainer` takes.
         kwargs: as [`~trl.SFTTrainer`].
+
+    Raises:
+        ValueError: settings that packed text does not go with.
+        FloatingPointError: in training, when the loss is not finite.
     """
 
     _name = "Cascade SFT"
     _tag_names = ["trl", "sft", "hf-cascade"]
     loss_name = "loss"
 
-    def __init__(self, *args, train_dataset=None, **kwargs):
+    def __init__(self, *args, train_dataset=None, eval_dataset=None, **kwargs):
         self.stream = train_dataset if isinstance(train_dataset, PackedText) else None
         self.data_state = None
-        if self.stream is not None:
+        self._resumed_from = None
+        if self.stream is None:
+            super().__init__(*args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        else:
             config = kwargs.get("args") or (args[1] if len(args) > 1 else None)
-            if config is None or config.max_steps < 1:
-                raise ValueError("packed text has no length: set `train_tokens` (or `max_steps`)")
+            self._check_packed(config)
             # The rows are final, and the cursor replaces the Trainer's re-reading of everything before a checkpoint.
             config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}
             config.ignore_data_skip = True
             kwargs.setdefault("data_collator", PackedCollator(padding_free=config.padding_free))
             self.data_state = {"cursor": list(self.stream.start), "tokens": 0}
-            train_dataset = self.stream.dataset()
-        super().__init__(*args, train_dataset=train_dataset, **kwargs)
-        self.add_callback(ProgressCallback(self))
-        if self.stream is not None:
+            # The collator does it; TRL refuses `padding_free` beside any collator but its own.
+            padding_free, config.padding_free = config.padding_free, False
+            rows = self._rows_left(config)
+            eval_rows = self._eval_rows(eval_dataset)
+            super().__init__(*args, train_dataset=self.stream.dataset(rows), eval_dataset=eval_rows, **kwargs)
+            config.padding_free = padding_free
+            self.check_attention(self.model)
             self.add_callback(CursorCallback(self))
+        self.add_callback(ProgressCallback(self))
+
+    def _check_packed(self, config) -> None:
+        if config is None or config.max_steps < 1:
+            raise ValueError("packed text has no length: set `train_tokens` (or `max_steps`)")
+        if config.max_length != self.stream.max_length:
+            raise ValueError(
+                f"max_length={config.max_length}, and the packed text has rows of {self.stream.max_length}: make them "
+                "equal"
+            )
+        if config.packing or config.enable_jit_checkpoint:
+            raise ValueError(
+                "packed text excludes `packing` (it is packed already) and `enable_jit_checkpoint` (it can save "
+                "between a batch and its optimizer step): leave both unset"
+            )
+
+    def check_attention(self, model) -> None:
+        """Raise `ValueError` where `model`'s attention kernel would let the documents of packed text see each other."""
+        kernel = str(model.config.get_text_config()._attn_implementation)
+        if self.stream is not None and "flash" in kernel and not self.args.padding_free:
+            if self.args.per_device_train_batch_size > 1:
+                raise ValueError(
+                    f"attn_implementation={kernel} sees documents only in a batch of one row: set padding_free: true "
+                    "(or per_device_train_batch_size: 1)"
+                )
+
+    def _rows_left(self, config) -> int:
+        """Rows of all processes from here to the last step."""
+        step_rows = config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+        return config.max_steps * step_rows - self.data_state["tokens"] // self.stream.max_length
+
+    def _eval_rows(self, dataset):
+        """Packed text for evaluation as a dataset of rows; nothing else has the collator's columns."""
+        if self.stream is None or dataset is None or isinstance(dataset, str):
+            return dataset
+        if isinstance(dataset, dict):
+            return {name: self._eval_rows(part) for name, part in dataset.items()}
+        rows = dataset.held_out() if isinstance(dataset, PackedText) else dataset
+        if not isinstance(rows, Dataset) or "seq_lengths" not in rows.column_names or len(rows) == 0:
+            raise ValueError("a trainer on packed text evaluates on packed text: give a PackedText with a full row")
+        return rows
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """As the base; packed text goes on from the checkpoint's cursor."""
-        if self.stream is not None and resume_from_checkpoint:
-            if resume_from_checkpoint is True:
-                resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-                if resume_from_checkpoint is None:
-                    raise ValueError(f"no checkpoint to resume from in {self.args.output_dir}")
-            self.data_state = json.loads((Path(resume_from_checkpoint) / CURSOR_FILE).read_text())
-            self.stream.start = tuple(self.data_state["cursor"])
-            self.train_dataset = self.stream.dataset()
+        """As the base; packed text goes on from the checkpoint's cursor, and after the last step nothing is trained."""
+        if self.stream is None or not resume_from_checkpoint:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"no checkpoint to resume from in {self.args.output_dir}")
+        self.data_state = CursorCallback.read(resume_from_checkpoint)
+        self.stream.start = tuple(self.data_state["cursor"])
+        left = self._rows_left(self.args)
+        if left <= 0:  # the base would train one step more
+            self._load_from_checkpoint(resume_from_checkpoint)
+            self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE_FILE))
+            return TrainOutput(self.state.global_step, math.nan, {})
+        self.train_dataset = self.stream.dataset(left)
+        self._resumed_from = resume_from_checkpoint
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def evaluate(self, eval_dataset=None, **kwargs):
+        """As the base; beside packed text `eval_dataset` is a `PackedText`."""
+        return super().evaluate(eval_dataset=self._eval_rows(eval_dataset), **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As the base; afterwards the batch counts as trained on."""
+        if self._resumed_from is not None:  # the base did it before the data loader drew its seed: dropout would differ
+            self._load_rng_state(self._resumed_from)
+            self._resumed_from = None
         cursor = inputs.pop("cursor", None)
         loss = super().training_step(model, inputs, num_items_in_batch)
+        check_finite("loss", loss, self.state.global_step + 1)
         if cursor is not None:
             tokens = torch.tensor(inputs["input_ids"].numel(), device=loss.device)
             # Ranks read neighbouring rows of one stream: the furthest document and token is where the step ended.
             places = self.accelerator.gather(cursor.to(loss.device).view(1, 2)).tolist()
             self.data_state["cursor"] = max(places)
             self.data_state["tokens"] += int(self.accelerator.reduce(tokens, reduction="sum"))
+            # TRL counts one row of a batch that has no attention mask.
+            self._metrics["train"]["num_tokens"] = [self.data_state["tokens"]]
         return loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As the base; the place in the text is no input of the model."""
+        inputs.pop("cursor", None)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()

@@ -73,7 +73,10 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
                 raise ValueError("no teacher: give teacher_model, or set teacher_model_name_or_path")
             teacher_model = load_model(args.teacher_model_name_or_path, dtype=args.teacher_dtype)
         super().__init__(model, args=args, **kwargs)
+        if any(part.is_prompt_learning for part in getattr(self.model, "peft_config", {}).values()):
+            raise ValueError("prompt learning adds positions that the teacher lacks: use LoRA or another PEFT method")
         self._check_models(self._student(), teacher_model)
+        self.check_attention(teacher_model)
         self._redirect = _ForwardRedirection()
         self.teacher = self._place(teacher_model.eval().requires_grad_(False))
 
@@ -105,7 +108,7 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The forward KL, summed over the labels of this batch and divided by `num_items_in_batch`."""
         mode = "train" if self.model.training else "eval"
-        inputs = {name: value for name, value in inputs.items() if name != "cursor"}
+        inputs = dict(inputs)
         labels_BT = inputs.pop("labels")
         # Sequence parallelism shifts before it splits the batch.
         targets_BT = inputs.pop("shift_labels", None)
@@ -117,8 +120,9 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         num_items = counts_BT.sum() if num_items_in_batch is None else num_items_in_batch
 
         student = self._student()
-        wrapped = model if model is not self.model else student
-        hidden_ND, head_VD = self._redirect(wrapped, student, self._student_side, student, inputs, counts_BT)
+        # DDP and FSDP act in the forward of what they wrap, which with PEFT is not the student itself.
+        inner = self.accelerator.unwrap_model(model)
+        hidden_ND, head_VD = self._redirect(model, inner, self._student_side, student, inputs, counts_BT)
         with torch.no_grad():
             teacher = self.accelerator.unwrap_model(self.teacher)
             teacher_NE = final_hidden(self.teacher if teacher is self.teacher else teacher, inputs)[counts_BT]
@@ -137,7 +141,7 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         )
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
-        self._record(mode, parts, num_items, counts_BT.sum())
+        self._record(mode, parts, num_items, counts_BT.sum(), inputs.get("attention_mask", torch.ones_like(labels_BT)))
         return (loss, {"loss": loss}) if return_outputs else loss
 
     @staticmethod
@@ -150,10 +154,13 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
             return inputs["position_ids"]
         return torch.arange(labels_BT.shape[1], device=labels_BT.device).expand_as(labels_BT)
 
-    def _record(self, mode: str, parts: Tensor, num_items, counted: Tensor) -> None:
-        """KL (and NLL) a token of this batch, over all processes, for the log."""
-        sums = torch.cat([parts.detach() * num_items, counted.view(1).to(parts)])
-        kl, nll, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
+    def _record(self, mode: str, parts: Tensor, num_items, counted: Tensor, mask_BT: Tensor) -> None:
+        """KL (and NLL) a token of this batch, over all processes, and the tokens read so far, for the log."""
+        sums = torch.cat([parts.double() * num_items, counted.view(1), mask_BT.sum().view(1)])
+        kl, nll, tokens, read = self.accelerator.reduce(sums, reduction="sum").tolist()
+        if mode == "train":
+            self._total_train_tokens += int(read) // self._tp_size
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         self._metrics[mode]["distill/kl"].append(kl / max(tokens, 1))
         if self.args.next_token_weight > 0:
             self._metrics[mode]["distill/next_token"].append(nll / max(tokens, 1))
