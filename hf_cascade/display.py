@@ -136,8 +136,8 @@ def closing_summary(console: Console, output_dir: Path, names: list[str], second
     """What was made and where it is; the report's table when the run made one."""
     reports = [output_dir / name / "report.md" for name in names if (output_dir / name / "report.md").is_file()]
     for report in reports:
-        text = "\n".join(line for line in report.read_text().splitlines() if not line.startswith("!["))
-        console.print(Markdown(text))
+        # the tables with figures; shapes, pictures and definitions stay in the file
+        console.print(Markdown(report.read_text().partition("\n## Shapes")[0]))
     width = max(len(str(output_dir / name)) for name in names)
     for name in names:
         record = manifest.read(output_dir / name)
