@@ -119,19 +119,26 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
             counts_BT = counts_BT & (self._positions(inputs, labels_BT) < self.teacher_length)
         num_items = counts_BT.sum() if num_items_in_batch is None else num_items_in_batch
 
-        student = self._student()
-        # DDP and FSDP act in the forward of what they wrap, which with PEFT is not the student itself.
-        inner = self.accelerator.unwrap_model(model)
-        hidden_ND, head_VD = self._redirect(model, inner, self._student_side, student, inputs, counts_BT)
         with torch.no_grad():
-            teacher = self.accelerator.unwrap_model(self.teacher)
-            teacher_NE = final_hidden(self.teacher if teacher is self.teacher else teacher, inputs)[counts_BT]
-        loss, parts = fused_forward_kl(
-            hidden_ND,
-            head_VD,
+            teacher_NE = final_hidden(self.accelerator.unwrap_model(self.teacher), inputs)[counts_BT]
+        # DDP and FSDP act in the forward of what they wrap, and must see every use of its weights there.
+        inner = self.accelerator.unwrap_model(model)
+        loss, parts = self._redirect(
+            model, inner, self._student_loss, inputs, counts_BT, targets_BT[counts_BT], teacher_NE, num_items
+        )
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        self._record(mode, parts, num_items, counts_BT.sum(), inputs.get("attention_mask", torch.ones_like(labels_BT)))
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def _student_loss(self, inputs: dict, counts_BT: Tensor, labels_N: Tensor, teacher_NE: Tensor, num_items):
+        student, teacher = self._student(), self.accelerator.unwrap_model(self.teacher)
+        return fused_forward_kl(
+            final_hidden(student, inputs)[counts_BT],
+            student.get_output_embeddings().weight,
             teacher_NE,
             teacher.get_output_embeddings().weight,
-            targets_BT[counts_BT],
+            labels_N,
             num_items=num_items,
             temperature=self.args.temperature,
             next_token_weight=self.args.next_token_weight,
@@ -139,14 +146,6 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
             softcap=getattr(student.config.get_text_config(), "final_logit_softcapping", None),
             teacher_softcap=getattr(teacher.config.get_text_config(), "final_logit_softcapping", None),
         )
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
-        self._record(mode, parts, num_items, counts_BT.sum(), inputs.get("attention_mask", torch.ones_like(labels_BT)))
-        return (loss, {"loss": loss}) if return_outputs else loss
-
-    @staticmethod
-    def _student_side(student: PreTrainedModel, inputs: dict, counts_BT: Tensor) -> tuple[Tensor, Tensor]:
-        return final_hidden(student, inputs)[counts_BT], student.get_output_embeddings().weight
 
     @staticmethod
     def _positions(inputs: dict, labels_BT: Tensor) -> Tensor:
