@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,7 +20,14 @@ from hf_cascade.anatomy import WRAPPERS
 
 # Everything a model folder has beside its config and weights; a stage passes it on unchanged.
 COMPANIONS = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "tekken.json", "*.jinja")
-COMPANIONS += ("chat_template*", "preprocessor_config.json", "processor_config.json", "generation_config.json")
+COMPANIONS += (
+    "added_tokens.json",
+    "chat_template*",
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "generation_config.json",
+)
 
 
 def load_config(model: str) -> PreTrainedConfig:
@@ -31,7 +39,7 @@ def load_config(model: str) -> PreTrainedConfig:
     """
     try:
         return AutoConfig.from_pretrained(assets.locate(model), trust_remote_code=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{model} cannot be opened as a model: {str(error).splitlines()[0]}") from error
 
 
@@ -46,7 +54,8 @@ def load_model(model: str, dtype: str = "auto", config: PreTrainedConfig | None 
         kwargs: to `from_pretrained`.
 
     Raises:
-        ValueError: files or weights are missing; a missing weight would silently be random.
+        ValueError: files or weights are missing, damaged or of another shape (they would silently be random), or the
+            checkpoint has weights the model has no place for (they would silently be left out).
     """
     config = config or load_config(model)
     auto = AutoModelForImageTextToText if config.model_type in WRAPPERS else AutoModelForCausalLM
@@ -57,13 +66,26 @@ def load_model(model: str, dtype: str = "auto", config: PreTrainedConfig | None 
             dtype=dtype,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # named below
             **kwargs,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{model} cannot be opened as a model: {str(error).splitlines()[0]}") from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
+    unexpected = sorted(name for name in info["unexpected_keys"] if not name.endswith("rotary_emb.inv_freq"))
+    if mismatched:
+        name, found, expected = mismatched[0]
+        raise ValueError(
+            f"{model} does not fit its config: {len(mismatched)} weights have another shape, {name} among them "
+            f"({list(found)} in the checkpoint, {list(expected)} by the config)"
+        )
+    if missing:
         raise ValueError(f"{model} lacks {len(missing)} weights, {missing[0]} among them: the checkpoint is not whole")
+    if unexpected:
+        raise ValueError(
+            f"{model} holds {len(unexpected)} weights that its config has no place for, {unexpected[0]} among them: "
+            "config.json and the weights are not of one model"
+        )
     return loaded
 
 
@@ -87,7 +109,8 @@ def copy_companions(model: str, folder: Path) -> None:
         source = Path(snapshot_download(model, allow_patterns=list(COMPANIONS)))
     for pattern in COMPANIONS:
         for file in source.glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
 
 
 def check_same_tokenizer(
