@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from trl.models.utils import _ForwardRedirection, prepare_deepspeed, prepare_fsdp
 
@@ -119,25 +120,29 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
             counts_BT = counts_BT & (self._positions(inputs, labels_BT) < self.teacher_length)
         num_items = counts_BT.sum() if num_items_in_batch is None else num_items_in_batch
 
-        with torch.no_grad():
-            teacher_NE = final_hidden(self.accelerator.unwrap_model(self.teacher), inputs)[counts_BT]
         # DDP and FSDP act in the forward of what they wrap, and must see every use of its weights there.
-        inner = self.accelerator.unwrap_model(model)
+        unwrap = self.accelerator.unwrap_model
+        with torch.no_grad():
+            teacher_side = self._redirect(self.teacher, unwrap(self.teacher), self._teacher_side, inputs, counts_BT)
         loss, parts = self._redirect(
-            model, inner, self._student_loss, inputs, counts_BT, targets_BT[counts_BT], teacher_NE, num_items
+            model, unwrap(model), self._student_loss, inputs, counts_BT, targets_BT[counts_BT], teacher_side, num_items
         )
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         self._record(mode, parts, num_items, counts_BT.sum(), inputs.get("attention_mask", torch.ones_like(labels_BT)))
         return (loss, {"loss": loss}) if return_outputs else loss
 
-    def _student_loss(self, inputs: dict, counts_BT: Tensor, labels_N: Tensor, teacher_NE: Tensor, num_items):
+    def _teacher_side(self, inputs: dict, counts_BT: Tensor) -> tuple[Tensor, Tensor]:
+        teacher = self.accelerator.unwrap_model(self.teacher)
+        hidden_NE, head_VE = final_hidden(teacher, inputs)[counts_BT], teacher.get_output_embeddings().weight
+        return hidden_NE, head_VE.full_tensor() if isinstance(head_VE, DTensor) else head_VE
+
+    def _student_loss(self, inputs: dict, counts_BT: Tensor, labels_N: Tensor, teacher_side: tuple, num_items):
         student, teacher = self._student(), self.accelerator.unwrap_model(self.teacher)
         return fused_forward_kl(
             final_hidden(student, inputs)[counts_BT],
             student.get_output_embeddings().weight,
-            teacher_NE,
-            teacher.get_output_embeddings().weight,
+            *teacher_side,
             labels_N,
             num_items=num_items,
             temperature=self.args.temperature,
