@@ -197,8 +197,8 @@ class Run:
         identity = {"name": stage.name, "run": stage.run, "fingerprint": stage.fingerprint}
         environment = {
             "TOKENIZERS_PARALLELISM": "false",
-            # Threads that spin while they wait lose to any other work on the machine: a tiny stage beside one took 344 s
-            # with torch's default, 28 s with this, 33 s on one thread.
+            # Threads that spin while they wait lose to any other work on the machine: a tiny stage beside one took
+            # 344 s with torch's default, 28 s with this, 33 s on one thread.
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
             progress.EVENTS_VARIABLE: str(events),

@@ -11,6 +11,7 @@ METHODS = {
         "ffn_score": "mean_abs",
         "compensation": "none",
         "tie_merge": "average",
+        "balance": False,
     },
     "compensated": {
         "layer_score": "ratio",
@@ -18,6 +19,7 @@ METHODS = {
         "ffn_score": "output",
         "compensation": "read_write",
         "tie_merge": "least_squares",
+        "balance": True,
     },
 }
 CHOICES = {
@@ -26,6 +28,7 @@ CHOICES = {
     "ffn_score": ("mean_abs", "output"),
     "compensation": ("none", "write", "read_write"),
     "tie_merge": ("average", "embedding", "head", "least_squares"),
+    "balance": (True, False),
 }
 
 
@@ -42,7 +45,7 @@ class PruneConfig:
         rope_theta (`float`, *optional*): RoPE base written into the child's config (the released children change it
             between 14B and 8B). Unset, the parent's.
         method (`str`, *optional*, defaults to `"compensated"`): `"paper"` is Algorithm 2 as printed; `"compensated"`
-            re-fits every kept weight by least squares on the calibration text (ours). It sets the five pieces below
+            re-fits every kept weight by least squares on the calibration text (ours). It sets the six pieces below
             that are left unset.
         layer_score (`str`, *optional*): which layers stay. `"ratio"`: highest mean of |output| / |input| (the paper's
             listing). `"cosine"`: highest mean of 1 - cos(input, output) (ShortGPT).
@@ -54,6 +57,8 @@ class PruneConfig:
             stream; `"read_write"` also what every norm's readers see.
         tie_merge (`str`, *optional*): how an untied parent's two matrices become one: `"average"`, `"embedding"` or
             `"head"` alone, or the row-wise `"least_squares"` compromise between both errors.
+        balance (`bool`, *optional*): rescale pairs of layers to equal norms afterwards: the same outputs, and weights
+            that an optimizer can move.
         ridge (`float`, *optional*, defaults to `0.01`): strength that pulls every least-squares fit to the
             uncompensated weight, as a fraction of the mean diagonal of its Gram matrix. Ours.
         projector (`str`, *optional*, defaults to `"keep"`): the vision projector is pruned with the model, or with
@@ -91,6 +96,9 @@ class PruneConfig:
             "help": "How an untied parent's two matrices become one.",
             "choices": ["average", "embedding", "head", "least_squares"],
         },
+    )
+    balance: bool | None = field(
+        default=None, metadata={"help": "Rescale pairs of layers to equal norms: same outputs, easier to train."}
     )
     ridge: float = field(default=0.01, metadata={"help": "Pull of the fits towards the uncompensated weights."})
     projector: str = field(

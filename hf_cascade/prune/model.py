@@ -8,8 +8,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_cascade import progress
-from hf_cascade.anatomy import Anatomy, dissect, is_tied
+from hf_cascade.anatomy import Anatomy, dissect, head_dim, is_tied
 from hf_cascade.prune.apply import apply_plan
+from hf_cascade.prune.balance import balance_layer
 from hf_cascade.prune.child import check_target, child_config, is_own_shape, target_shape
 from hf_cascade.prune.compensate import Compensation, fit_head
 from hf_cascade.prune.config import PruneConfig
@@ -107,6 +108,9 @@ def _prune(model, parent: Anatomy, config: PruneConfig, shape: dict, calibration
         if config.compensation != "none":
             epsilons = (epsilon, child_model.config.get_text_config().rms_norm_eps)
             _compensate(parent, child, plan, text, epsilons, config, advance)
+        if config.balance:
+            for layer in child.layers:
+                balance_layer(layer, head_dim(child_model.config))
     child_model.to(dtype=model.dtype)
     if parent.projector is not None:
         child_model.model.vision_tower = copy.deepcopy(model.model.vision_tower)  # byte for byte, in its own type

@@ -117,6 +117,21 @@ def test_the_norm_factor_and_epsilon_are_what_makes_it_exact():
     assert (logits(child, ids()) - reference).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_balancing_changes_weights_and_no_output(family):
+    parent = build(family)
+    for layer in dissect(parent).layers:
+        layer.mlp.up_proj.weight.data *= 0.01
+        layer.self_attn.v_proj.weight.data *= 0.01
+    shape = {"num_hidden_layers": 3, "intermediate_size": 56}
+    plain, balanced = (prune_model(parent, PruneConfig(**shape, balance=balance), ids()) for balance in (False, True))
+    torch.testing.assert_close(logits(balanced, ids()), logits(plain, ids()), **TOLERANCE)
+    layer = dissect(balanced).layers[0]
+    torch.testing.assert_close(layer.mlp.up_proj.weight.norm(dim=1), layer.mlp.down_proj.weight.norm(dim=0))
+    values, out = layer.self_attn.v_proj.weight, layer.self_attn.o_proj.weight
+    torch.testing.assert_close(values.norm(dim=1), out.view(48, 3, 16).square().sum((0, 1)).sqrt())
+
+
 def test_vision_tower_is_unchanged_and_images_still_reach_the_text():
     parent = build("mistral3", dtype=torch.float32)
     child = prune_model(parent, PruneConfig(num_hidden_layers=3, hidden_size=32, intermediate_size=64), ids())
