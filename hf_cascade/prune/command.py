@@ -20,7 +20,7 @@ from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.prune.model import prune_with_report
 
 REPORT = "prune_report.json"
-LENGTH = 2048  # ours: paper silent
+LENGTH = 1024  # ours: paper silent
 ENOUGH = 4  # tokens a column of the widest Gram matrix before a fit is trusted; ours
 
 

@@ -132,9 +132,9 @@ class PruneArguments:
             `.gz`), or a dataset's Hub id. Not needed when no dimension changes.
         calibration_split (`str`, *optional*, defaults to `"train"`): split of the dataset.
         calibration_field (`str`, *optional*, defaults to `"text"`): the text column.
-        calibration_samples (`int`, *optional*, defaults to `128`): windows of text at most. Ours: paper silent; Minitron
-            used 1,024.
-        calibration_length (`int`, *optional*): tokens of a window. Unset, 2,048, or the model's window or the text's
+        calibration_samples (`int`, *optional*, defaults to `64`): windows of text at most. Ours: paper silent
+            (Minitron used 1,024).
+        calibration_length (`int`, *optional*): tokens of a window. Unset, 1,024, or the model's window or the text's
             length where that is less. Ours: paper silent.
         batch_size (`int`, *optional*, defaults to `8`): windows at once.
         dtype (`str`, *optional*, defaults to `"auto"`): type of the child's weights; `auto` is the parent's.
@@ -147,9 +147,9 @@ class PruneArguments:
     )
     calibration_split: str = field(default="train", metadata={"help": "Split of the calibration dataset."})
     calibration_field: str = field(default="text", metadata={"help": "Text column of the calibration dataset."})
-    calibration_samples: int = field(default=128, metadata={"help": "Windows of calibration text at most."})
+    calibration_samples: int = field(default=64, metadata={"help": "Windows of calibration text at most."})
     calibration_length: int | None = field(
-        default=None, metadata={"help": "Tokens of a window. Unset: 2,048, or what model and text allow."}
+        default=None, metadata={"help": "Tokens of a window. Unset: 1,024, or what model and text allow."}
     )
     batch_size: int = field(default=8, metadata={"help": "Windows at once."})
     dtype: str = field(
