@@ -147,7 +147,7 @@ class Evaluation:
         model = load_model(member.source, dtype=dtype).to(self.device)
         record = {
             "name": member.name,
-            "source": member.source,
+            "source": _shown(member.source),
             "run": member.record and member.record["run"],
             "manifest_sha256": member.sha256,
             **_dimensions(member, model),
@@ -197,6 +197,12 @@ class Evaluation:
 
         report(0.0)
         return report
+
+
+def _shown(source: str) -> str:
+    """A folder below the working directory by its relative path: reports are moved and published."""
+    here = Path.cwd()
+    return str(Path(source).relative_to(here)) if Path(source).is_relative_to(here) else source
 
 
 def _dimensions(member: Member, model: PreTrainedModel) -> dict:
