@@ -21,7 +21,7 @@ FFN_OUT = "mlp.down_proj"
 # what belongs to a head and does not change with the width
 HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 # config entries that hold one value a layer
-PER_LAYER = ("layer_types", "no_rope_layers")
+PER_LAYER = ("layer_types",)
 
 DECODERS = ("llama", "mistral", "ministral3", "qwen2", "qwen3")
 # vision-language wrappers: the decoder is `model.language_model`, whatever its family
@@ -54,7 +54,7 @@ def check_family(config: PreTrainedConfig) -> None:
     """
     Raise `ValueError` when a model of this config cannot be pruned, saying what can.
 
-    Refused: unknown families, quantised weights, mixtures of experts, other norm placements.
+    Refused: families not named above (other norm placements, mixtures of experts) and quantised weights.
     """
     decoder = config.get_text_config()
     if config.model_type not in DECODERS + WRAPPERS or decoder.model_type not in DECODERS:
@@ -65,8 +65,6 @@ def check_family(config: PreTrainedConfig) -> None:
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError("quantised weights cannot be pruned: load the model's 16-bit or 32-bit checkpoint")
-    if getattr(decoder, "hidden_act", "silu") is None:
-        raise ValueError("the FFN has no activation (hidden_act is None)")
 
 
 def dissect(model: PreTrainedModel) -> Anatomy:
@@ -101,8 +99,3 @@ def head_dim(config: PreTrainedConfig) -> int:
     """Width of one attention head, explicit or implied."""
     decoder = config.get_text_config()
     return getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads
-
-
-def layer_count(config: PreTrainedConfig) -> int:
-    """Decoder layers."""
-    return config.get_text_config().num_hidden_layers

@@ -60,7 +60,10 @@ def prune_with_report(
     if is_own_shape(model.config, config):
         every_layer = list(range(len(parent.layers)))
         child = _empty_child(model, child_config(model.config, config, every_layer), model.dtype, config.seed)
-        child.load_state_dict(model.state_dict())
+        weights = model.state_dict()
+        if config.projector == "reinit":  # the new one is in `child` already
+            weights = {name: value for name, value in weights.items() if ".multi_modal_projector." not in name}
+        child.load_state_dict(weights, strict=config.projector == "keep")
         return child, {"kept_layers": every_layer}
     check_calibration(calibration, parent)
     was_training = model.training

@@ -155,8 +155,10 @@ def test_the_projector_follows_the_stream_it_writes_to():
     def features_of(model):
         return torch.cat(list(model.get_image_features(**image).pooler_output))
 
+    own_shape = features_of(prune_model(parent, PruneConfig(projector="reinit")))
     children = [PruneConfig(intermediate_size=64, projector=how) for how in ("keep", "reinit", "reinit")]
     features = [features_of(prune_model(parent, config, ids())) for config in children]
     original = features_of(parent)
     assert torch.equal(features[0], original)
     assert not torch.allclose(features[1], original) and torch.equal(features[1], features[2])
+    assert not torch.allclose(own_shape, original)
