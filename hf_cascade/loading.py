@@ -102,6 +102,14 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"{model} has no tokenizer that opens: {str(error).splitlines()[0]}") from error
 
 
+def local_weights(model: str) -> Path:
+    """The folder that holds a model's safetensors and config; those of a Hub id are downloaded first."""
+    folder = Path(assets.locate(model))
+    if folder.is_dir():
+        return folder
+    return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.safetensors.index.json", "config.json"]))
+
+
 def copy_companions(model: str, folder: Path) -> None:
     """Copy tokenizer, processor, chat template and generation config of `model` to `folder` as they are."""
     source = Path(assets.locate(model))

@@ -3,17 +3,7 @@
 import copy
 from dataclasses import dataclass
 
-# What a config.json may leave out: the defaults of transformers' config classes (tested against them).
-# `head_dim` None is hidden_size // num_attention_heads; `num_key_value_heads` None is num_attention_heads.
-_DEFAULTS = {
-    "llama": {"num_key_value_heads": None, "head_dim": None},
-    "mistral": {"num_key_value_heads": 8, "head_dim": None},
-    "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
-    "qwen2": {"num_key_value_heads": 32, "head_dim": None},
-    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
-}
-# Mistral3's own default is True, and in transformers 5 it alone decides: the text config's flag is ignored.
-_VISION_LANGUAGE_TIES = {"mistral3": True}
+from hf_cascade.anatomy import FAMILIES, WRAPPERS, Family
 
 
 def text_config(config: dict) -> dict:
@@ -23,18 +13,25 @@ def text_config(config: dict) -> dict:
 
 def is_tied(config: dict) -> bool:
     """Whether embedding and output head are one matrix. The top level of a vision-language config decides."""
-    return config.get("tie_word_embeddings", _VISION_LANGUAGE_TIES.get(config.get("model_type"), False))
+    name = config.get("model_type")
+    default = WRAPPERS.get(name, FAMILIES[name].tied if name in FAMILIES else False)
+    return config.get("tie_word_embeddings", default)
+
+
+def _family(config: dict) -> Family:
+    """The decoder's family; `ValueError` for one that is not known."""
+    name = text_config(config).get("model_type")
+    if name not in FAMILIES:
+        raise ValueError(f"model_type {name!r} is not one hf-cascade can count; known: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def attention_sizes(config: dict) -> tuple[int, int, int]:
     """(query heads, key-value heads, head dimension) of a config.json, with its family's defaults filled in."""
-    text = text_config(config)
-    family = text.get("model_type")
-    if family not in _DEFAULTS:
-        raise ValueError(f"model_type {family!r} is not one hf-cascade can count; known: {', '.join(_DEFAULTS)}")
-    filled = _DEFAULTS[family] | text
-    heads = filled["num_attention_heads"]
-    return heads, filled["num_key_value_heads"] or heads, filled["head_dim"] or filled["hidden_size"] // heads
+    text, family = text_config(config), _family(config)
+    heads = text["num_attention_heads"]
+    key_value_heads = text.get("num_key_value_heads", family.num_key_value_heads) or heads
+    return heads, key_value_heads, text.get("head_dim", family.head_dim) or text["hidden_size"] // heads
 
 
 def count_parameters(config: dict) -> int:
@@ -42,25 +39,24 @@ def count_parameters(config: dict) -> int:
     Exact number of parameters of the language model: embedding, layers, final norm, and a head where it is not tied.
 
     Args:
-        config (`dict`): a config.json of llama, mistral, ministral3, qwen2, qwen3, or mistral3 around one of them.
+        config (`dict`): a config.json of a family in `hf_cascade.anatomy`, or of mistral3 around one of them.
 
     Raises:
         ValueError: another `model_type`.
     """
-    text = text_config(config)
-    family = text.get("model_type")
+    text, family = text_config(config), _family(config)
     heads, key_value_heads, head_dim = attention_sizes(config)
     hidden, ffn = text["hidden_size"], text["intermediate_size"]
     queries, keys = heads * head_dim, key_value_heads * head_dim
 
     layer = 2 * hidden * queries + 2 * hidden * keys + 3 * hidden * ffn + 2 * hidden  # q o, k v, gate up down, norms
-    if family == "qwen2":
-        layer += queries + 2 * keys  # biases of q, k, v; never of o
-    elif family in ("llama", "qwen3") and text.get("attention_bias", False):
+    if family.attention_bias == "qkv":
+        layer += queries + 2 * keys
+    elif family.attention_bias == "config" and text.get("attention_bias", False):
         layer += queries + 2 * keys + hidden
-    if family == "qwen3":
-        layer += 2 * head_dim  # norms of queries and keys
-    if family == "llama" and text.get("mlp_bias", False):
+    if family.head_norms:
+        layer += 2 * head_dim
+    if family.mlp_bias and text.get("mlp_bias", False):
         layer += 2 * ffn + hidden
 
     embeddings = text["vocab_size"] * hidden * (1 if is_tied(config) else 2)
@@ -117,6 +113,7 @@ class ChildShape:
             ValueError: one message with every impossible dimension and what is allowed.
         """
         text = text_config(parent_config)
+        multiple = text.get("model_type") in FAMILIES and FAMILIES[text["model_type"]].hidden_multiple_of_heads
         wrong = []
         for name in ("num_hidden_layers", "hidden_size", "intermediate_size"):
             size = getattr(self, name)
@@ -124,10 +121,11 @@ class ChildShape:
                 continue
             if type(size) is not int or not 1 <= size <= text[name]:
                 wrong.append(f"{name}={size!r}: allowed are whole numbers from 1 to {text[name]}, the parent's")
-            elif name == "hidden_size" and text.get("model_type") == "llama" and size % text["num_attention_heads"]:
-                # transformers' LlamaConfig refuses it even though head_dim is explicit
+            elif name == "hidden_size" and multiple and size % text["num_attention_heads"]:
                 heads = text["num_attention_heads"]
-                wrong.append(f"hidden_size={size}: a llama's must be a multiple of its {heads} attention heads")
+                wrong.append(
+                    f"hidden_size={size}: a {text['model_type']}'s must be a multiple of its {heads} attention heads"
+                )
         if wrong:
             raise ValueError("impossible child shape: " + "; ".join(wrong))
 

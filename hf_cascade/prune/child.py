@@ -5,7 +5,7 @@ import copy
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from hf_cascade.anatomy import PER_LAYER, check_family, head_dim, is_tied
+from hf_cascade.anatomy import check_family, family, head_dim, is_tied
 from hf_cascade.prune.config import PruneConfig
 
 DIMENSIONS = ("num_hidden_layers", "hidden_size", "intermediate_size")
@@ -63,7 +63,7 @@ def child_config(parent: PreTrainedConfig, config: PruneConfig, kept_layers: lis
     shape = target_shape(parent, config)
     child = copy.deepcopy(parent)
     decoder = child.get_text_config()
-    for name in PER_LAYER:
+    for name in family(parent).per_layer:
         values = getattr(decoder, name, None)
         if values is not None:
             setattr(decoder, name, [values[layer] for layer in kept_layers])

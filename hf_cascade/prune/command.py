@@ -1,27 +1,27 @@
-"""`hf-cascade prune`: a model folder or Hub id in, a pruned model folder out."""
+"""`hf-cascade prune`: a model folder or Hub id in, a pruned model folder out; the model never is in memory whole."""
 
+import hashlib
 import json
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
 
 import torch
-from transformers import HfArgumentParser, PreTrainedConfig
+from transformers import HfArgumentParser
 from trl import TrlParser
 
-from hf_cascade import manifest
-from hf_cascade.data.packing import blocks
-from hf_cascade.data.text_files import load_texts
-from hf_cascade.loading import copy_companions, load_config, load_model, load_tokenizer
+from hf_cascade import manifest, plots
+from hf_cascade.anatomy import TOWER
+from hf_cascade.loading import copy_companions, load_config, local_weights
 from hf_cascade.prune.child import check_target, is_own_shape
 from hf_cascade.prune.config import PruneArguments, PruneConfig
-from hf_cascade.prune.model import prune_with_report
+from hf_cascade.prune.draft import Draft
+from hf_cascade.prune.parent import Parent
+from hf_cascade.prune.pipeline import prune
+from hf_cascade.prune.text import CalibrationText, read_text
 
 REPORT = "prune_report.json"
-LENGTH = 1024  # ours: paper silent
-ENOUGH = 4  # tokens a column of the widest Gram matrix before a fit is trusted; ours
+PLOTS = "prune_plots"
 
 
 def make_parser() -> HfArgumentParser:
@@ -35,81 +35,110 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ValueError, FileNotFoundError: bad input, nothing written.
+        OSError: the disk is full; the same command goes on once there is room.
     """
     config, arguments = make_parser().parse_args_and_config(argv)
     folder = Path(arguments.output_dir)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"output_dir={folder} is not empty: name a folder that is new or empty")
-    parent = load_config(arguments.model)
-    check_target(parent, config)
-    calibration = None
-    if not is_own_shape(parent, config):
-        calibration = _calibration(arguments, parent)
+    parent_config = load_config(arguments.model)
+    check_target(parent_config, config)
+    device = _device(arguments.device)
+    text = None
+    if not is_own_shape(parent_config, config):
+        text = read_text(arguments, parent_config)
 
     started = time.monotonic()
-    model = load_model(arguments.model)
-    child, report = prune_with_report(model, config, calibration, batch_size=arguments.batch_size)
-    if arguments.dtype != "auto":
-        child.to(dtype=getattr(torch, arguments.dtype))
-    if calibration is not None:
-        report["calibration_tokens"] = calibration.numel()
-    _save(child, report, arguments, config, folder, time.monotonic() - started)
-    print(f"{folder}: {child.num_parameters():,} parameters from {model.num_parameters():,}")
+    weights = local_weights(arguments.model)
+    parent = Parent.from_checkpoint(weights, parent_config, device)
+    settings = _settings(config, arguments)
+    draft = Draft(folder, {"settings": settings, "weights": _identity(weights), "text": text.sha256 if text else None})
+    try:
+        _prune_into(draft, parent, config, arguments, text, started, settings)
+    except ValueError:
+        draft.discard()  # the same command would fail again
+        raise
     return 0
 
 
-def _calibration(arguments: PruneArguments, parent: PreTrainedConfig) -> torch.Tensor:
-    """Token ids [windows, tokens] of the calibration text."""
-    if arguments.calibration is None:
-        raise ValueError("pruning to a smaller shape needs text: give --calibration FILE_OR_DATASET")
-    # 16 documents a window: enough for short ones, and a streamed dataset is not read to its end
-    texts = load_texts(
-        arguments.calibration,
-        arguments.calibration_field,
-        arguments.calibration_split,
-        limit=arguments.calibration_samples * 16,
+def _prune_into(
+    draft: Draft, parent: Parent, config, arguments, text: CalibrationText | None, started, settings
+) -> None:
+    """Everything after the checks: fill the draft, then move it to its place."""
+    chosen = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+
+    def dtype_of(name: str) -> torch.dtype:
+        return parent.stored_dtype(name) if chosen is None or name.startswith(TOWER) else chosen
+
+    def make_writer(child):
+        return draft.writer(child, dtype_of, arguments.max_shard_size)
+
+    if draft.is_resumed:
+        print(f"hf-cascade: going on with {draft.folder}", file=sys.stderr)
+    batches, held_out = ([], 0) if text is None else text.batches(arguments.batch_size)
+    images = None if text is None else text.project(parent)
+    child, report = prune(parent, config, batches, held_out, make_writer, images=images, state=draft.state)
+    draft.state.remove()
+    child.config.architectures = [type(child).__name__]
+    child.config.dtype = chosen or parent.stored
+    child.config.save_pretrained(draft.folder)
+    copy_companions(arguments.model, draft.folder)
+    (draft.folder / REPORT).write_text(json.dumps(report, indent=1))
+    if text is not None:
+        (draft.folder / PLOTS).mkdir(exist_ok=True)
+        plots.pruning(report, draft.name, draft.folder / PLOTS)
+    metrics = {"seconds": time.monotonic() - started}
+    if text is not None:
+        metrics |= {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}
+        metrics |= {"held_out": report["held_out"]} if "held_out" in report else {}
+    manifest.write(
+        draft.folder,
+        stage=draft.name,
+        run="prune",
+        config=settings,
+        inputs={"model": arguments.model},
+        metrics=metrics,
+        output=manifest.describe(draft.folder, child.num_parameters()),
     )
-    decoder, length = parent.get_text_config(), arguments.calibration_length
-    window = decoder.max_position_embeddings
-    if length is not None and not 1 <= length <= window:
-        raise ValueError(f"calibration_length={length}: allowed is 1 to {window}, the model's window")
-    if arguments.calibration_samples < 1 or arguments.batch_size < 1:
-        raise ValueError("calibration_samples and batch_size must be at least 1")
-    found = blocks(
-        load_tokenizer(arguments.model), texts, length or min(LENGTH, window), arguments.calibration_samples, not length
-    )
-    width = max(decoder.hidden_size, decoder.intermediate_size)
-    if found.numel() < ENOUGH * width:
-        print(
-            f"hf-cascade: warning: {found.numel():,} tokens of calibration text are few for matrices {width:,} wide; "
-            f"{ENOUGH * width:,} or more give better fits",
-            file=sys.stderr,
-        )
-    return found
+    draft.publish()
+    print(f"{draft.target}: {child.num_parameters():,} parameters from {parent.model.num_parameters():,}")
+    if "held_out" in report:
+        print(_sentence(report["held_out"]))
 
 
-def _save(child, report: dict, arguments: PruneArguments, config: PruneConfig, folder: Path, seconds: float) -> None:
-    """Write beside the folder and move it there whole: a folder that exists is complete."""
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        child.save_pretrained(draft)
-        copy_companions(arguments.model, draft)
-        (draft / REPORT).write_text(json.dumps(report, indent=1))
-        settings = {name: value for name, value in vars(config).items() if value is not None}
-        settings |= {name: value for name, value in vars(arguments).items() if name.startswith("calibration")}
-        manifest.write(
-            draft,
-            stage=folder.name,
-            run="prune",
-            config=settings,
-            inputs={"model": arguments.model},
-            metrics={"seconds": seconds},
-            output=manifest.describe(draft, child.num_parameters()),
-        )
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _sentence(held_out: dict) -> str:
+    """What the held-out text says."""
+    said = f"held-out text, {held_out['tokens']:,} tokens: KL to the parent {held_out['kl']:.4f}"
+    if held_out["kl"] != held_out["kl_uncompensated"]:
+        said += f" ({held_out['kl_uncompensated']:.4f} before compensation)"
+    return said + f", loss {held_out['loss']:.3f} (parent {held_out['loss_parent']:.3f})"
+
+
+def _settings(config: PruneConfig, arguments: PruneArguments) -> dict:
+    """What makes this child this child, for the manifest."""
+    settings = {name: value for name, value in vars(config).items() if value is not None}
+    described = ("calibration", "heldout", "dtype", "batch_size", "target", "multiple_of")
+    return settings | {
+        name: value for name, value in vars(arguments).items() if name.startswith(described) and value is not None
+    }
+
+
+def _identity(weights: Path) -> list:
+    """What tells one checkpoint from another without reading it whole."""
+    files = sorted(weights.glob("*.safetensors"))
+    config = hashlib.sha256((weights / "config.json").read_bytes()).hexdigest()
+    return [config, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+
+
+def _device(name: str) -> torch.device:
+    """
+    The device to compute on.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: there is no CUDA device here; leave it out, or give cpu")
+    return torch.device(name)

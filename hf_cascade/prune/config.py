@@ -8,6 +8,7 @@ METHODS = {
     "paper": {
         "layer_score": "ratio",
         "hidden_basis": "stream",
+        "norm_factor": True,
         "ffn_score": "mean_abs",
         "compensation": "none",
         "tie_merge": "average",
@@ -15,17 +16,19 @@ METHODS = {
     },
     "compensated": {
         "layer_score": "ratio",
-        "hidden_basis": "normed",
-        "ffn_score": "output",
+        "hidden_basis": "fisher",
+        "norm_factor": True,
+        "ffn_score": "obs",
         "compensation": "read_write",
         "tie_merge": "least_squares",
         "balance": True,
     },
 }
 CHOICES = {
-    "layer_score": ("ratio", "cosine"),
-    "hidden_basis": ("stream", "normed"),
-    "ffn_score": ("mean_abs", "output"),
+    "layer_score": ("ratio", "cosine", "loss_drop"),
+    "hidden_basis": ("stream", "normed", "fisher", "channels", "magnitude"),
+    "norm_factor": (True, False),
+    "ffn_score": ("mean_abs", "minitron", "output", "obs", "wanda", "magnitude"),
     "compensation": ("none", "write", "read_write"),
     "tie_merge": ("average", "embedding", "head", "least_squares"),
     "balance": (True, False),
@@ -45,14 +48,20 @@ class PruneConfig:
         rope_theta (`float`, *optional*): RoPE base written into the child's config (the released children change it
             between 14B and 8B). Unset, the parent's.
         method (`str`, *optional*, defaults to `"compensated"`): `"paper"` is Algorithm 2 as printed; `"compensated"`
-            re-fits every kept weight by least squares on the calibration text (ours). It sets the six pieces below
+            re-fits every kept weight by least squares on the calibration text (ours). It sets the seven pieces below
             that are left unset.
         layer_score (`str`, *optional*): which layers stay. `"ratio"`: highest mean of |output| / |input| (the paper's
-            listing). `"cosine"`: highest mean of 1 - cos(input, output) (ShortGPT).
-        hidden_basis (`str`, *optional*): what the one PCA sees at the norms: `"stream"`, their inputs (the listing), or
-            `"normed"`, their outputs without the gain.
+            listing). `"cosine"`: highest mean of 1 - cos(input, output) (ShortGPT, Minitron). `"loss_drop"`: highest
+            rise of the loss without the layer.
+        hidden_basis (`str`, *optional*): which directions of the stream stay. One PCA over the norms: `"stream"` of
+            their inputs (the listing), `"normed"` of their outputs without the gain; `"fisher"` weighs these by the
+            loss's gradient (ours). Or channels: `"channels"` by their activations (Minitron), `"magnitude"` by weights.
+        norm_factor (`bool`, *optional*): a narrower stream's norms multiply by sqrt(d_old / d_new), which makes the
+            rotation exact. The paper's listing does not say; `False` is the listing to the letter.
         ffn_score (`str`, *optional*): which FFN columns stay. `"mean_abs"`: mean |silu(W1 x) * W3 x| (the paper).
-            `"output"`: root mean square of the same times the norm of the column of W2 it drives.
+            `"output"`: root mean square of the same times the norm of the column of W2 it drives. `"obs"`: the loss
+            in the layer's output that the other columns cannot make up for (ours). Also `"minitron"`, `"wanda"` and
+            `"magnitude"`; see `hf_cascade.prune.scores`.
         compensation (`str`, *optional*): `"none"` (the paper); `"write"` re-fits o_proj and down_proj to the parent's
             stream; `"read_write"` also what every norm's readers see.
         tie_merge (`str`, *optional*): how an untied parent's two matrices become one: `"average"`, `"embedding"` or
@@ -78,13 +87,24 @@ class PruneConfig:
         metadata={"help": "Sets the pieces below that are left unset.", "choices": ["paper", "compensated"]},
     )
     layer_score: str | None = field(
-        default=None, metadata={"help": "Which layers stay.", "choices": ["ratio", "cosine"]}
+        default=None, metadata={"help": "Which layers stay.", "choices": ["ratio", "cosine", "loss_drop"]}
     )
     hidden_basis: str | None = field(
-        default=None, metadata={"help": "What the PCA sees at the norms.", "choices": ["stream", "normed"]}
+        default=None,
+        metadata={
+            "help": "Which directions of the stream stay.",
+            "choices": ["stream", "normed", "fisher", "channels", "magnitude"],
+        },
+    )
+    norm_factor: bool | None = field(
+        default=None, metadata={"help": "Norms multiply by sqrt(d_old / d_new), which makes the rotation exact."}
     )
     ffn_score: str | None = field(
-        default=None, metadata={"help": "Which FFN columns stay.", "choices": ["mean_abs", "output"]}
+        default=None,
+        metadata={
+            "help": "Which FFN columns stay.",
+            "choices": ["mean_abs", "minitron", "output", "obs", "wanda", "magnitude"],
+        },
     )
     compensation: str | None = field(
         default=None,
@@ -136,8 +156,13 @@ class PruneArguments:
             (Minitron used 1,024).
         calibration_length (`int`, *optional*): tokens of a window. Unset, 1,024, or the model's window or the text's
             length where that is less. Ours: paper silent.
+        heldout (`str`, *optional*): text on which the report's divergences are measured, 16 windows of it; as
+            `calibration`. Unset, the last windows of the calibration text, which are then not fitted on.
         batch_size (`int`, *optional*, defaults to `8`): windows at once.
         dtype (`str`, *optional*, defaults to `"auto"`): type of the child's weights; `auto` is the parent's.
+        device (`str`, *optional*, defaults to `"auto"`): where to compute: `cpu`, `cuda`, `cuda:1`; `auto` is a GPU
+            where there is one.
+        max_shard_size (`str`, *optional*, defaults to `"5GB"`): of one file of weights.
     """
 
     model: str = field(metadata={"help": "The parent: folder or Hub id."})
@@ -151,8 +176,13 @@ class PruneArguments:
     calibration_length: int | None = field(
         default=None, metadata={"help": "Tokens of a window. Unset: 1,024, or what model and text allow."}
     )
+    heldout: str | None = field(
+        default=None, metadata={"help": "Text the divergences are measured on. Unset: calibration text left aside."}
+    )
     batch_size: int = field(default=8, metadata={"help": "Windows at once."})
     dtype: str = field(
         default="auto",
         metadata={"help": "Type of the child's weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},
     )
+    device: str = field(default="auto", metadata={"help": "Where to compute: auto, cpu, cuda, cuda:1."})
+    max_shard_size: str = field(default="5GB", metadata={"help": "Largest file of weights."})

@@ -4,6 +4,24 @@ import torch
 from torch import Tensor
 
 # N tokens, I inputs, O outputs
+BLOCK = 2048  # columns of a product at once; a Gram matrix is symmetric, so blocks below its diagonal are not computed
+
+
+def add_gram(gram_II: Tensor, x_NI: Tensor) -> None:
+    """
+    Add x^T x to the upper triangle of blocks of `gram_II`; [`symmetric`] fills the rest.
+
+    Products are in the tokens' own type, only their sums need float64.
+    """
+    for start in range(0, len(gram_II), BLOCK):
+        gram_II[start : start + BLOCK, start:] += x_NI[:, start : start + BLOCK].t() @ x_NI[:, start:]
+
+
+def symmetric(gram_II: Tensor) -> Tensor:
+    """`gram_II` with its lower blocks filled from the upper ones, in place."""
+    for start in range(BLOCK, len(gram_II), BLOCK):
+        gram_II[start : start + BLOCK, :start] = gram_II[:start, start : start + BLOCK].t()
+    return gram_II
 
 
 class LeastSquares:
@@ -21,13 +39,24 @@ class LeastSquares:
         self.cross_IO = torch.zeros(inputs, outputs, dtype=torch.float64, device=device)
 
     def add(self, x_NI: Tensor, y_NO: Tensor) -> None:
-        """Add a batch of tokens; products are in the tokens' own type, only their sums need float64."""
-        self.gram_II += x_NI.t() @ x_NI
+        """Add a batch of tokens."""
+        add_gram(self.gram_II, x_NI)
         self.cross_IO += x_NI.t() @ y_NO
 
     def solve(self, start_OI: Tensor, ridge: float) -> Tensor:
-        """The fitted W [O, I] in float64, pulled towards `start_OI`; inputs that never occur stay at the start."""
+        """
+        The fitted W [O, I] in float64, pulled towards `start_OI`; inputs that never occur stay at the start.
+
+        Works in place: the sums are used up.
+        """
         strength = ridge * self.gram_II.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
-        left_II = self.gram_II + strength * torch.eye(len(self.gram_II)).to(self.gram_II)
-        right_IO = self.cross_IO + strength * start_OI.double().t()
-        return torch.linalg.solve(left_II, right_IO).t()
+        symmetric(self.gram_II).diagonal().add_(strength)
+        self.cross_IO += strength * start_OI.to(self.cross_IO).t()
+        try:
+            torch.linalg.cholesky(self.gram_II, out=self.gram_II)
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(
+                "a least-squares fit has no solution: the parent's activations are not finite, or calibration repeats "
+                "itself; give more calibration text, or a larger ridge"
+            ) from error
+        return torch.cholesky_solve(self.cross_IO, self.gram_II).t()

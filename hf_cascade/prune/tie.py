@@ -13,11 +13,10 @@ V vocabulary, D parent hidden, k child hidden, N tokens
 import torch
 from torch import Tensor
 
-from hf_cascade.anatomy import Anatomy
-from hf_cascade.prune.apply import set_parameter
-from hf_cascade.prune.fit import LeastSquares
-from hf_cascade.prune.plan import PrunePlan
-from hf_cascade.prune.stream import normalised
+from hf_cascade.prune.ends import row_chunks
+from hf_cascade.prune.fit import LeastSquares, symmetric
+from hf_cascade.prune.layers import normalised
+from hf_cascade.prune.parent import Parent
 
 # mu: the embedding's error, relative to its mean square, against the head's squared error in logits. Ours: on the tiny
 # parent cut to its 3B shape, KL after pruning was 1.53, 1.51, 1.42, 1.72, 2.86, 3.15 at 0.003, 0.01, 0.03, 0.1, 1, 10
@@ -26,71 +25,114 @@ EMBEDDING_WEIGHT = 0.03
 
 
 @torch.no_grad()
-def merge_ends(parent: Anatomy, child: Anatomy, plan: PrunePlan, x: list[Tensor], epsilon: float, how: str) -> None:
+def merge_ends(
+    parent: Parent, embedding_Vk: Tensor, rotation_Dk: Tensor, x: list[Tensor], how: str
+) -> tuple[Tensor, float]:
     """
-    Fill a tied child's shared matrix and final norm before its layers are fitted.
+    A tied child's shared matrix, and the weight of its final norm, before its layers are fitted.
 
     Args:
-        parent (`Anatomy`), child (`Anatomy`): the two models.
-        plan (`PrunePlan`): its rotation is used.
+        parent (`Parent`): the model to prune.
+        embedding_Vk (`Tensor`): the embedding an untied child would have, in its own type.
+        rotation_Dk (`Tensor`): Q, or the identity.
         x (`list[Tensor]`): the parent's final stream, batches of [B, T, D].
-        epsilon (`float`): of the parent's norms.
         how (`str`): `average`, `embedding`, `head` or `least_squares`, see [`PruneConfig`].
+
+    Returns:
+        `tuple[Tensor, float]`: [V, k] in the embedding's type, and the final norm's gain.
     """
-    hidden = parent.embedding.weight.shape[1]
-    q_Dk = plan.rotation_or_identity(parent.embedding.weight)
-    embedding_Vk = parent.embedding.weight.double() @ q_Dk
-    if parent.head.weight is parent.embedding.weight and plan.rotation is None:
-        set_parameter(child.embedding, parent.embedding.weight.data)
-        set_parameter(child.norm, parent.norm.weight.data)
-        return
-    fit = LeastSquares(q_Dk.shape[1], hidden, q_Dk.device)
-    for x_BTD in x:
-        fit.add(normalised(x_BTD @ q_Dk.to(x_BTD), epsilon).flatten(0, 1), normalised(x_BTD, epsilon).flatten(0, 1))
+    hidden, width = rotation_Dk.shape
+    device = parent.device
+    fit = LeastSquares(width, hidden, device)
+    for stored in x:
+        x_BTD = stored.to(device)
+        seen_BTk = normalised(x_BTD @ rotation_Dk.to(x_BTD), parent.epsilon)
+        fit.add(seen_BTk.flatten(0, 1), normalised(x_BTD, parent.epsilon).flatten(0, 1))
     tokens = sum(part.shape[0] * part.shape[1] for part in x)
-    gained_VD = parent.head.weight.double() * parent.norm.weight.double()
-    head_Vk = gained_VD @ fit.solve((hidden / q_Dk.shape[1]) ** 0.5 * q_Dk, 1e-6)
-    covariance_kk = fit.gram_II / tokens
+    covariance_kk = symmetric(fit.gram_II).clone() / tokens
+    read_Dk = parent.final_gain_D().double().unsqueeze(1) * fit.solve((hidden / width) ** 0.5 * rotation_Dk, 1e-6)
+    head_VD = parent.head_VD()
     # One matrix cannot have two sizes: the final norm carries the ratio.
-    size = ((embedding_Vk @ covariance_kk) * embedding_Vk).sum().sqrt()
-    scale = float(((head_Vk @ covariance_kk) * head_Vk).sum().sqrt() / size)
-    shared_Vk = _merge(embedding_Vk, head_Vk / scale, covariance_kk * scale**2, how)
-    set_parameter(child.embedding, shared_Vk)
-    child.norm.weight.fill_(scale)
+    squares = torch.zeros(3, dtype=torch.float64, device=device)
+    for rows in row_chunks(head_VD):
+        e, h = embedding_Vk[rows].to(device, torch.float64), head_VD[rows].to(device, torch.float64) @ read_Dk
+        squares += torch.stack([((e @ covariance_kk) * e).sum(), ((h @ covariance_kk) * h).sum(), e.square().sum()])
+    scale = float((squares[1] / squares[0]).sqrt())
+    merge = Merge(covariance_kk * scale**2, squares[2] / embedding_Vk.numel(), how)
+    shared_Vk = torch.empty_like(embedding_Vk)
+    for rows in row_chunks(head_VD):
+        h = head_VD[rows].to(device, torch.float64) @ read_Dk / scale
+        shared_Vk[rows] = merge(embedding_Vk[rows].to(device, torch.float64), h).to(shared_Vk)
+    return shared_Vk, scale
 
 
-def _merge(embedding_Vk: Tensor, head_Vk: Tensor, covariance_kk: Tensor, how: str) -> Tensor:
-    if how == "embedding":
-        return embedding_Vk
-    if how == "head":
-        return head_Vk
-    if how == "average":
-        return (embedding_Vk + head_Vk) / 2
-    weight = EMBEDDING_WEIGHT / embedding_Vk.square().mean()
-    left_kk = covariance_kk + weight * torch.eye(len(covariance_kk)).to(covariance_kk)
-    return torch.linalg.solve(left_kk, covariance_kk @ head_Vk.t() + weight * embedding_Vk.t()).t()
+class Merge:
+    """
+    Rows of two matrices to rows of one.
+
+    Args:
+        covariance_kk (`Tensor`): C, in units of the shared matrix.
+        mean_square (`Tensor`): of the embedding's entries.
+        how (`str`): as for [`merge_ends`].
+    """
+
+    def __init__(self, covariance_kk: Tensor, mean_square: Tensor, how: str):
+        self.covariance_kk, self.how = covariance_kk, how
+        self.weight = EMBEDDING_WEIGHT / mean_square
+        identity_kk = torch.eye(len(covariance_kk)).to(covariance_kk)
+        self.factor_kk = torch.linalg.cholesky(covariance_kk + self.weight * identity_kk)
+
+    def __call__(self, embedding_Ck: Tensor, head_Ck: Tensor) -> Tensor:
+        """[C, k] rows of the shared matrix."""
+        if self.how == "embedding":
+            return embedding_Ck
+        if self.how == "head":
+            return head_Ck
+        if self.how == "average":
+            return (embedding_Ck + head_Ck) / 2
+        right_kC = self.covariance_kk @ head_Ck.t() + self.weight * embedding_Ck.t()
+        return torch.cholesky_solve(right_kC, self.factor_kk).t()
 
 
 @torch.no_grad()
-def fit_final_norm(parent: Anatomy, child: Anatomy, x, s, epsilons: tuple[float, float], frequency_V: Tensor) -> None:
+def fit_final_norm(
+    parent: Parent,
+    shared_Vk: Tensor,
+    scale: float,
+    x: list[Tensor],
+    s: list[Tensor],
+    epsilon: float,
+    frequency_V: Tensor,
+) -> Tensor:
     """
-    The final norm's weight that brings the tied head's logits nearest to the parent's, tokens weighted by frequency.
+    The final norm's gain that brings the tied head's logits nearest to the parent's, tokens weighted by frequency.
 
     Args:
-        parent (`Anatomy`), child (`Anatomy`): the two models.
+        parent (`Parent`): the model to prune.
+        shared_Vk (`Tensor`): the child's embedding.
+        scale (`float`): the gain to pull towards.
         x (`list[Tensor]`), s (`list[Tensor]`): final streams, batches of [B, T, D] and [B, T, k].
-        epsilons (`tuple[float, float]`): of the parent's and the child's norms.
+        epsilon (`float`): of the child's norms.
         frequency_V (`Tensor`): how often each token occurs, [V].
+
+    Returns:
+        `Tensor`: [k], float64.
     """
-    shared_Vk, width = child.embedding.weight.double(), child.embedding.weight.shape[1]
-    fit = LeastSquares(width, parent.norm.weight.shape[0], shared_Vk.device)
+    device, width, hidden = parent.device, shared_Vk.shape[1], parent.config.get_text_config().hidden_size
+    fit = LeastSquares(width, hidden, device)
     for x_BTD, s_BTk in zip(x, s, strict=True):
-        fit.add(normalised(s_BTk, epsilons[1]).flatten(0, 1), normalised(x_BTD, epsilons[0]).flatten(0, 1))
-    weighted_Vk = shared_Vk * (frequency_V / frequency_V.sum()).to(shared_Vk).unsqueeze(1)
-    gained_VD = parent.head.weight.double() * parent.norm.weight.double()
-    left_kk = (shared_Vk.t() @ weighted_Vk) * fit.gram_II
-    right_k = ((weighted_Vk.t() @ gained_VD) * fit.cross_IO).sum(1)
+        seen_BTk = normalised(s_BTk.to(device), epsilon)
+        fit.add(seen_BTk.flatten(0, 1), normalised(x_BTD.to(device), parent.epsilon).flatten(0, 1))
+    head_VD, gain_D = parent.head_VD(), parent.final_gain_D().double()
+    inner_kk = torch.zeros(width, width, dtype=torch.float64, device=device)
+    outer_kD = torch.zeros(width, hidden, dtype=torch.float64, device=device)
+    for rows in row_chunks(head_VD):
+        e, h = shared_Vk[rows].to(device, torch.float64), head_VD[rows].to(device, torch.float64) * gain_D
+        weighted = e * (frequency_V[rows] / frequency_V.sum()).to(e).unsqueeze(1)
+        inner_kk += e.t() @ weighted
+        outer_kD += weighted.t() @ h
+    left_kk = inner_kk * symmetric(fit.gram_II)
+    right_k = (outer_kD * fit.cross_IO).sum(1)
     strength = 1e-2 * left_kk.diagonal().mean()
-    start_k = child.norm.weight.double()
     left_kk += strength * torch.eye(width).to(left_kk)
-    set_parameter(child.norm, torch.linalg.solve(left_kk, right_k + strength * start_k))
+    return torch.linalg.solve(left_kk, right_k + strength * scale)

@@ -2,6 +2,8 @@
 
 import torch
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Ministral3Config,
@@ -15,6 +17,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 VOCABULARY = 97
@@ -68,6 +72,13 @@ def _build(name: str, **changes):
             return Qwen3ForCausalLM(Qwen3Config(**shape))
         case "qwen3_sliding":
             return Qwen3ForCausalLM(Qwen3Config(**shape, **SLIDING))
+        case "smollm3":
+            return SmolLM3ForCausalLM(SmolLM3Config(**shape, no_rope_layer_interval=2))
+        case "smollm3_sliding":
+            sliding = {"use_sliding_window": True, "sliding_window": 8}
+            return SmolLM3ForCausalLM(SmolLM3Config(**shape, **sliding, no_rope_layers=[1, 0, 1, 0]))
+        case "gemma":
+            return GemmaForCausalLM(GemmaConfig(**shape))
         case "mistral3":
             return _vision_language(MistralConfig(**shape, sliding_window=None), **shape)
         case "mistral3_ministral3":
@@ -85,6 +96,9 @@ FAMILIES = (
     "qwen2_sliding",
     "qwen3",
     "qwen3_sliding",
+    "smollm3",
+    "smollm3_sliding",
+    "gemma",
     "mistral3",
     "mistral3_ministral3",
 )
@@ -94,6 +108,8 @@ def build(name: str, seed: int = 0, dtype=torch.float64, **changes):
     """A random model in float64, norm gains and biases away from their trivial starts."""
     torch.manual_seed(seed)
     model = _build(name, **changes).to(dtype).eval()
+    if name == "gemma":  # a buffer that was rounded to fp32 before the model became float64
+        model.model.embed_tokens.embed_scale = torch.tensor(model.config.hidden_size**0.5, dtype=dtype)
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.data += 0.3 * torch.randn_like(parameter)

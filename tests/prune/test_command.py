@@ -91,7 +91,7 @@ def test_a_config_file_gives_the_same_child(parent, text, tmp_path):
         (["--hidden_size", 36, "--calibration", "./missing.jsonl"], "missing.jsonl does not exist"),
         (["--hidden_size", 36, "--calibration", "missing.jsonl"], "missing.jsonl is no file"),
         (["--hidden_size", 36, "--calibration", "TEXT", "--calibration_field", "body"], "has no column 'body'"),
-        (["--hidden_size", 36, "--calibration", "TEXT", "--calibration_length", 999], "allowed is 1 to 256"),
+        (["--hidden_size", 36, "--calibration", "TEXT", "--calibration_length", 999], "allowed is 2 to 256"),
         (["--hidden_size", 99, "--calibration", "TEXT"], "hidden_size=99: allowed is 1 to 48"),
         (["--num_hidden_layers", 9, "--calibration", "TEXT"], "num_hidden_layers=9: allowed is 1 to 4"),
         (["--model", "./nowhere"], "nowhere does not exist"),

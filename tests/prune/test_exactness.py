@@ -5,11 +5,16 @@ import torch
 
 from hf_cascade import PruneConfig, prune_model
 from hf_cascade.anatomy import FFN_OUT, dissect
-from hf_cascade.prune.apply import apply_plan
-from hf_cascade.prune.child import child_config
-from hf_cascade.prune.model import _empty_child
+from hf_cascade.prune.builder import ChildBuilder
+from hf_cascade.prune.calibration import Calibration
+from hf_cascade.prune.model import build
+from hf_cascade.prune.parent import Parent
+from hf_cascade.prune.pipeline import finish, rebuild, start_child, write_rest
 from hf_cascade.prune.plan import PrunePlan
-from tests.prune.families import FAMILIES, SHAPE, build, ids, logits
+from hf_cascade.prune.state import NoState
+from hf_cascade.prune.weights import MemoryWriter
+from tests.prune.families import FAMILIES, SHAPE, ids, logits
+from tests.prune.families import build as build_family
 
 # transformers normalises in fp32 even in a float64 model: that is all the difference there may be
 TOLERANCE = {"rtol": 0, "atol": 5e-5}
@@ -22,20 +27,32 @@ def random_rotation(rows: int, columns: int) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [False, True])
 def test_own_shape_gives_the_parents_logits_bit_for_bit(family, tied):
-    parent = build(family, tie_word_embeddings=tied)
+    parent = build_family(family, tie_word_embeddings=tied)
     child = prune_model(parent, PruneConfig())
     assert type(child) is type(parent) and child is not parent
     assert torch.equal(logits(child, ids()), logits(parent, ids()))
     assert (child.lm_head.weight is child.get_input_embeddings().weight) == tied
 
 
+def rotated(model, rotation):
+    """A child of the parent's own shape whose stream is the parent's in another basis."""
+    parent, writer = Parent.from_model(model), MemoryWriter(lambda name: model.dtype, model.device)
+    config = PruneConfig(method="paper")
+    text = Calibration(parent, [ids()])
+    plan = PrunePlan(list(range(SHAPE["num_hidden_layers"])), SHAPE["intermediate_size"], rotation)
+    job = start_child(parent, config, {"hidden_size": 48}, plan, None, lambda _: writer)
+    write_rest(parent, config, job, None)
+    embedding = writer.read(f"{dissect(model).prefix}embed_tokens.weight")
+    builder = ChildBuilder(text, plan, config, job.child, writer, embedding)
+    x, _ = rebuild(text, [builder], config, [], NoState(), lambda count: None)
+    finish(text, builder, job, x)
+    return build(model, job.child.config, writer)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_full_rotation_gives_the_parents_logits(family):
-    parent = build(family)
-    layers = list(range(SHAPE["num_hidden_layers"]))
-    child = _empty_child(parent, child_config(parent.config, PruneConfig(), layers), torch.float64, seed=0)
-    plan = PrunePlan(layers, random_rotation(48, 48), None, [], [], [])
-    apply_plan(dissect(parent), dissect(child), plan)
+    parent = build_family(family)
+    child = rotated(parent, random_rotation(48, 48))
     assert not torch.allclose(child.lm_head.weight, parent.lm_head.weight)
     torch.testing.assert_close(logits(child, ids()), logits(parent, ids()), **TOLERANCE)
 
@@ -44,7 +61,7 @@ def test_a_full_rotation_gives_the_parents_logits(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stream_inside_the_kept_subspace_loses_nothing(family, method):
     """Everything the parent writes lies in 36 of 48 dimensions: a child of width 36 must have its logits."""
-    parent = build(family)
+    parent = build_family(family)
     parts = dissect(parent)
     basis = random_rotation(48, 36)
     project = basis @ basis.t()
@@ -65,7 +82,7 @@ def test_a_stream_inside_the_kept_subspace_loses_nothing(family, method):
 @pytest.mark.parametrize("method", ["paper", "compensated"])
 def test_dead_ffn_columns_cost_nothing(family, method):
     """Columns that drive nothing are the ones to go, and nothing changes without them."""
-    parent = build(family)
+    parent = build_family(family)
     parts = dissect(parent)
     for layer in parts.layers:
         layer.get_submodule(FFN_OUT).weight.data[:, ::4] = 0
@@ -80,7 +97,7 @@ def test_dead_ffn_columns_cost_nothing(family, method):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_layers_keep_their_kind(family):
     """Sliding windows and other per-layer settings follow the layers that stay."""
-    parent = build(family)
+    parent = build_family(family)
     child = prune_model(parent, PruneConfig(num_hidden_layers=2, method="paper"), ids())
     parent_types = getattr(parent.config.get_text_config(), "layer_types", None)
     child_types = getattr(child.config.get_text_config(), "layer_types", None)
@@ -103,7 +120,7 @@ def test_kept_layers_keep_their_kind(family):
 
 def test_the_norm_factor_and_epsilon_are_what_makes_it_exact():
     """Without either the logits differ, so the exactness tests above do test them."""
-    parent = build("llama")
+    parent = build_family("llama")
     parts = dissect(parent)
     basis = random_rotation(48, 36)
     parts.embedding.weight.data = parts.embedding.weight.data @ basis @ basis.t()
@@ -119,7 +136,7 @@ def test_the_norm_factor_and_epsilon_are_what_makes_it_exact():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_balancing_changes_weights_and_no_output(family):
-    parent = build(family)
+    parent = build_family(family)
     for layer in dissect(parent).layers:
         layer.mlp.up_proj.weight.data *= 0.01
         layer.self_attn.v_proj.weight.data *= 0.01
@@ -133,7 +150,7 @@ def test_balancing_changes_weights_and_no_output(family):
 
 
 def test_vision_tower_is_unchanged_and_images_still_reach_the_text():
-    parent = build("mistral3", dtype=torch.float32)
+    parent = build_family("mistral3", dtype=torch.float32)
     child = prune_model(parent, PruneConfig(num_hidden_layers=3, hidden_size=32, intermediate_size=64), ids())
     for (name, ours), theirs in zip(
         child.model.vision_tower.state_dict().items(), parent.model.vision_tower.state_dict().values(), strict=True
@@ -149,7 +166,7 @@ def test_vision_tower_is_unchanged_and_images_still_reach_the_text():
 
 def test_the_projector_follows_the_stream_it_writes_to():
     """FFN pruning leaves image features as they are; a new projector is new and repeatable."""
-    parent = build("mistral3", dtype=torch.float32)
+    parent = build_family("mistral3", dtype=torch.float32)
     image = {"pixel_values": torch.randn(1, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
 
     def features_of(model):

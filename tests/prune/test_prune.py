@@ -6,9 +6,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from hf_cascade import PruneConfig, prune_model
 from hf_cascade.prune import tie
+from hf_cascade.prune.basis import principal_directions
 from hf_cascade.prune.config import CHOICES, METHODS
 from hf_cascade.prune.model import prune_with_report
-from hf_cascade.prune.plan import principal_directions, top
+from hf_cascade.prune.plan import top
 from hf_cascade.shape import count_parameters
 from tests.prune.families import FAMILIES, build, divergence, ids, logits
 
@@ -53,10 +54,11 @@ def test_the_tied_merge_is_the_best_compromise():
     embedding, head = torch.randn(97, 12).double(), torch.randn(97, 12).double()
     states = torch.randn(500, 12).double() * torch.linspace(0.1, 3, 12).double()
     covariance = states.t() @ states / 500
-    weight = tie.EMBEDDING_WEIGHT / embedding.square().mean()
+    mean_square = embedding.square().mean()
+    weight = tie.EMBEDDING_WEIGHT / mean_square
 
     def objective(how):
-        shared = tie._merge(embedding, head, covariance, how)
+        shared = tie.Merge(covariance, mean_square, how)(embedding, head)
         head_error = (states @ (shared - head).t()).square().sum() / 500
         return float(head_error + weight * (shared - embedding).square().sum())
 
@@ -161,7 +163,7 @@ def test_unsupported_models_are_refused_by_name():
 def test_broken_weights_are_found():
     parent = build("llama")
     parent.model.layers[2].mlp.up_proj.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="decoder layer 2 gives NaN"):
+    with pytest.raises(ValueError, match="model.layers.2.mlp.up_proj.weight holds NaN or infinite"):
         prune_model(parent, PruneConfig(**TARGET), ids())
 
 

@@ -1,0 +1,131 @@
+"""What decides which layers and FFN columns stay: small functions, registered by the name a config gives them.
+
+N tokens, B windows of a batch, T tokens of a window, D hidden size, F FFN width
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from hf_cascade.anatomy import FFN_OUT
+from hf_cascade.prune.fit import add_gram, symmetric
+
+# Each call goes through the layer's FFN activations act(W1 x) * W3 x once more: batches of [B, T, F].
+Activations = Callable[[], Iterator[Tensor]]
+
+
+def ratio(x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
+    """|output| / |input| of a block, residual included (the paper's listing; high stays): [B, T]."""
+    return y_BTD.norm(dim=-1) / x_BTD.norm(dim=-1)
+
+
+def cosine(x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
+    """1 - cos(input, output) (ShortGPT, arXiv 2403.03853; Minitron): [B, T]."""
+    return 1 - torch.cosine_similarity(x_BTD, y_BTD, dim=-1)
+
+
+# "loss_drop", the rise of the loss without the layer, needs more than its input and output: `statistics.SkippedLayers`.
+LAYER_SCORES = {"ratio": ratio, "cosine": cosine}
+
+
+def _per_column(activations: Activations, measure: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+    """Sum of `measure` over tokens, [F], and the number of tokens."""
+    total, tokens = torch.zeros((), dtype=torch.float64), 0
+    for a_BTF in activations():
+        a_NF = a_BTF.flatten(0, 1)
+        total = total.to(a_NF.device) + measure(a_NF).sum(0, dtype=torch.float64)
+        tokens += len(a_NF)
+    return total, tokens
+
+
+def mean_abs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
+    """Mean of |act(W1 x) * W3 x| (the paper): [F]."""
+    total_F, tokens = _per_column(activations, torch.abs)
+    return total_F / tokens
+
+
+def minitron(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
+    """Mean over a window's tokens of the absolute activation, then the L2 norm over windows (arXiv 2407.14679): [F]."""
+    return sum(a_BTF.abs().mean(1).double().square().sum(0) for a_BTF in activations()).sqrt()
+
+
+def output(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
+    """Root mean square of the activation times the norm of the column of W2 it drives: [F]."""
+    total_F, tokens = _per_column(activations, torch.square)
+    return (total_F / tokens).sqrt() * layer.get_submodule(FFN_OUT).weight.double().norm(dim=0)
+
+
+def wanda(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
+    """Sum over a column of W2 of |weight| times the activation's norm (Wanda, arXiv 2306.11695, by column): [F]."""
+    total_F, _ = _per_column(activations, torch.square)
+    return total_F.sqrt() * layer.get_submodule(FFN_OUT).weight.double().abs().sum(0)
+
+
+def magnitude(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
+    """Product of the norms of a column's three weights; looks at no text: [F]."""
+    makers = (layer.mlp.gate_proj, layer.mlp.up_proj)
+    norms = [maker.weight.double().norm(dim=1) for maker in makers]
+    return norms[0] * norms[1] * layer.get_submodule(FFN_OUT).weight.double().norm(dim=0)
+
+
+# Ours, measured on the tiny parent at half and a quarter of its width, KL after compensation: `output` .077 and .330;
+# columns removed one by one .065, .296; in 16 rounds .066, .297; in 4 rounds .068, .326; all at once .094, .382.
+OBS_ROUNDS = 16
+OBS_CANDIDATES = 1.5  # times the columns to keep; the others leave by `output`
+OBS_SMALL = 1024  # columns of a Gram matrix that is never too large; a larger one has at most
+OBS_MEMORY = 0.6  # times the entries that the layer's weights have
+OBS_TOKENS = 16  # tokens a candidate column; more text is not looked at
+OBS_RIDGE = 3e-3  # of the Gram matrix's mean diagonal; allows float32 where the matrix is large
+
+
+def obs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
+    """
+    What the layer's output loses with a column after the others have made up for it, |w_j|^2 / (G^-1)_jj (OBS).
+
+    Columns leave in rounds; in each the cheapest go, and weights and inverse are taken anew from those that are left.
+    Returns [F], high stays: 0 for what left by `output` at first, then the round a column left in, the last for the
+    kept ones, each plus its share of the round's scores.
+    """
+    writer = layer.get_submodule(FFN_OUT).weight
+    score_F = output(layer, activations, keep)
+    entries = sum(value.numel() for value in layer.parameters())
+    most = max(OBS_SMALL, keep, int((OBS_MEMORY * entries) ** 0.5))
+    alive = score_F.topk(min(len(score_F), math.ceil(OBS_CANDIDATES * keep), most)).indices.sort().values
+    score_F.zero_()
+    size = len(alive)
+    gram = torch.zeros(size, size, dtype=torch.float64 if size <= 4096 else torch.float32, device=writer.device)
+    tokens = OBS_TOKENS * size
+    for a_BTF in activations():
+        a_NF = a_BTF.flatten(0, 1)[:tokens, alive]
+        add_gram(gram, a_NF)
+        tokens -= len(a_NF)
+        if tokens == 0:
+            break
+    tiny = torch.finfo(gram.dtype).tiny
+    symmetric(gram).diagonal().add_(OBS_RIDGE * gram.diagonal().mean().clamp(min=tiny))
+    driven = writer[:, alive].to(gram) @ gram  # W2 G: the fit of the columns that are left is this times G^-1
+    for number in range(OBS_ROUNDS):
+        factor = gram.clone()
+        torch.linalg.cholesky(factor, out=factor)
+        torch.cholesky_inverse(factor, out=factor)
+        loss = (driven @ factor).square().sum(0) / factor.diagonal()
+        del factor
+        score_F[alive] = (number + 1 + loss / loss.max().clamp(min=tiny) / 2).to(score_F)
+        remaining = keep + (size - keep) * (OBS_ROUNDS - 1 - number) // OBS_ROUNDS
+        kept = loss.topk(remaining).indices.sort().values
+        if len(kept) < len(alive):
+            alive, driven, gram = alive[kept], driven[:, kept], gram[kept[:, None], kept]
+    score_F[alive] += OBS_ROUNDS
+    return score_F
+
+
+FFN_SCORES = {
+    "mean_abs": mean_abs,
+    "minitron": minitron,
+    "output": output,
+    "obs": obs,
+    "wanda": wanda,
+    "magnitude": magnitude,
+}
