@@ -134,7 +134,7 @@ def check_family(config: PreTrainedConfig) -> None:
         reason = f" ({reason})" if reason else ""
         raise ValueError(
             f"models of type {config.model_type!r}{inner} cannot be pruned{reason}: supported are "
-            f" {', '.join(FAMILIES)}, and {', '.join(WRAPPERS)} around one of them"
+            f"{', '.join(FAMILIES)}, and {', '.join(WRAPPERS)} around one of them"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise ValueError("quantised weights cannot be pruned: load the model's 16-bit or 32-bit checkpoint")

@@ -1,4 +1,4 @@
-"""Pictures of a cascade, drawn with matplotlib's Agg backend: a measured family, and what a pruning looked at.
+"""Pictures of a measured family, drawn with matplotlib's Agg backend; `pruning_plots` draws in the same style.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; series also differ in marker, and are labelled
 where they stand rather than in a legend where there is room.
@@ -56,77 +56,8 @@ def family(results: dict, folder: Path) -> list[Path]:
         pictures["tasks.png"] = _scores
     for name, draw in pictures.items():
         with plt.rc_context(STYLE):
-            _save(draw(results), folder / name)
+            save(draw(results), folder / name)
     return [folder / name for name in pictures]
-
-
-def pruning(report: dict, name: str, folder: Path) -> list[Path]:
-    """
-    Draw a prune_report.json: [`layer_scores`] where layers were removed, [`explained_variance`] where the stream was
-    narrowed.
-
-    Returns:
-        `list[Path]`: `layer_scores_NAME.png` and `explained_variance_NAME.png` in `folder`, as far as they were drawn.
-    """
-    pictures = {}
-    if len(report["kept_layers"]) < len(report["layer_scores"]):
-        pictures["layer_scores"] = layer_scores
-    if report["explained_variance"] and report["hidden_size"]:
-        pictures["explained_variance"] = explained_variance
-    paths = {folder / f"{kind}_{name}.png": draw for kind, draw in pictures.items()}
-    for path, draw in paths.items():
-        draw(report, path)
-    return list(paths)
-
-
-def layer_scores(report: dict, path: Path) -> None:
-    """Bars of `report["layer_scores"]` of a prune_report.json, one a parent layer; `kept_layers` in colour."""
-    scores, kept = report["layer_scores"], set(report["kept_layers"])
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(max(5.5, 0.3 * len(scores) + 2), 3.6))
-        top, low = _cut(scores), min(scores)
-        span = (top - low) or 1.0
-        for layer, score in enumerate(scores):
-            y, fill = min(score, top), COLOURS[0] if layer in kept else "white"
-            axes.plot(layer, y, "o", color=COLOURS[0], markerfacecolor=fill, markersize=9)
-            if score > top or len(scores) <= 16:
-                label = f"{score:,.0f} ↑" if score > top else f"{score:.4g}"  # beyond the axis: say how high it is
-                axes.annotate(label, (layer, y), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9)
-        axes.set_ylim(low - 0.1 * span, top + 0.15 * span)
-        axes.set_xlim(-0.6, len(scores) - 0.4)
-        axes.xaxis.set_major_locator(MaxNLocator(min(len(scores), 20), integer=True))
-        axes.set(xlabel="layer of the parent", ylabel="layer score")
-        axes.set_title(f"{len(kept)} of {len(scores)} layers are kept", pad=26)
-        if len(kept) < len(scores):
-            handles = [_key("kept", COLOURS[0], "o"), _key("removed", COLOURS[0], "o", hollow=True)]
-            axes.legend(handles=handles, **_UNDER_TITLE, ncols=2)
-        _save(figure, path)
-
-
-def explained_variance(report: dict, path: Path) -> None:
-    """The curve of `report["explained_variance"]`, cumulative by component, with the `hidden_size` that was kept."""
-    variance, hidden = report["explained_variance"], report["hidden_size"]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.5, 3.6))
-        components = range(1, len(variance) + 1)
-        axes.plot(components, [100 * share for share in variance], color=COLOURS[0], linewidth=2)
-        kept = 100 * variance[hidden - 1]
-        axes.axvline(hidden, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-        axes.plot([hidden], [kept], "o", color=COLOURS[1], markersize=8)
-        left = hidden > len(variance) / 2
-        axes.annotate(
-            f"{hidden:,} of {len(variance):,} components\nhold {kept:.2f}%",
-            (hidden, kept),
-            xytext=(-10 if left else 10, -14),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="top",
-        )
-        axes.set_xlim(0, len(variance) * 1.02)
-        axes.set_ylim(min(100 * variance[0], 95) - 2, 102)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}%"))
-        axes.set(xlabel="components", ylabel="variance explained", title="What the narrower stream holds")
-        _save(figure, path)
 
 
 def _against_parameters(results: dict) -> Figure:
@@ -187,8 +118,8 @@ def _against_tokens(results: dict) -> Figure:
     low, high = axes.get_xlim()
     axes.set_xlim(low - 0.05 * (high - low), high + 0.15 * (high - low))  # room for labels
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
-    handles = [_key(step, INK, steps[step], step == results["steps"][0]) for step in results["steps"] if step in steps]
-    axes.legend(handles=handles, **_UNDER_TITLE, ncols=len(handles))
+    handles = [key(step, INK, steps[step], step == results["steps"][0]) for step in results["steps"] if step in steps]
+    axes.legend(handles=handles, **UNDER_TITLE, ncols=len(handles))
     axes.set_xlabel("tokens distilled, counted along each model's lineage")
     axes.set_title("Perplexity and distilled tokens", pad=26)
     return figure
@@ -223,7 +154,7 @@ def _scores(results: dict) -> Figure:
     return figure
 
 
-_UNDER_TITLE = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "borderaxespad": 0.2, "columnspacing": 1.2}
+UNDER_TITLE = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "borderaxespad": 0.2, "columnspacing": 1.2}
 # where a label stands from its point
 _ABOVE = {"textcoords": "offset points", "xytext": (0, 7), "va": "bottom"}
 _RIGHT = {"textcoords": "offset points", "xytext": (7, 2), "va": "bottom", "ha": "left"}
@@ -282,18 +213,10 @@ def _name_ticks(axes: Axes, names: dict[int, list[str]]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _key(label: str, colour: str, marker: str, hollow: bool = False) -> Line2D:
+def key(label: str, colour: str, marker: str, hollow: bool = False) -> Line2D:
     """An entry of a legend: a marker without a line."""
     fill = "white" if hollow else colour
     return Line2D([], [], color=colour, marker=marker, linestyle="", markerfacecolor=fill, label=label)
-
-
-def _cut(values: list[float]) -> float:
-    """Where an axis may end: the largest value that is not far above all others."""
-    ordered = sorted(values)
-    while len(ordered) > 2 and ordered[-1] - ordered[0] > 10 * (ordered[-2] - ordered[0]):
-        ordered.pop()
-    return ordered[-1]
 
 
 def _count(number: float) -> str:
@@ -307,6 +230,6 @@ def _figure(perplexity: float) -> str:
     return f"{perplexity:.1f}" if perplexity < 100 else f"{perplexity:,.0f}"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=150)
     plt.close(figure)

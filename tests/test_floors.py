@@ -12,7 +12,7 @@ import hf_cascade
 PACKAGE = Path(hf_cascade.__file__).parent
 FLOORS = [
     {"assets", "anatomy", "manifest", "loading", "fields", "data", "progress"},
-    {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "stage"},
+    {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "pruning_plots", "stage"},
     {"distill", "cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS, 1) for module in modules}

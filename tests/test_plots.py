@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 
-from hf_cascade import plots
+from hf_cascade import plots, pruning_plots
 
 STEPS = ["pruned", "short context", "long context"]
 
@@ -43,6 +43,13 @@ REPORT = {
     "kept_layers": [0, 1, 2, 3, 4],
     "explained_variance": [1 - 0.6 * 0.9**i for i in range(95)] + [1.0],
     "hidden_size": 64,
+    "ffn_spectra": [[1 - (1 - place / 100) ** power for place in range(101)] for power in (1.5, 2, 3, 4, 6)],
+    "ffn_share": 0.28,
+    "frontier": [
+        {"num_hidden_layers": n, "hidden_size": k, "intermediate_size": 96, "parameters": 352_000, "kl": n * k / 900}
+        for n in (8, 6, 5)
+        for k in (96, 80, 64)
+    ],
 }
 
 
@@ -55,7 +62,7 @@ def drawn(monkeypatch):
         figure.savefig(path)
         figures[path.name] = figure
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     yield figures
     plt.close("all")
 
@@ -113,18 +120,20 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
 
 
 def test_pruning_pictures_are_legible(drawn, tmp_path):
-    paths = plots.pruning(REPORT, "3b", tmp_path)
-    assert [path.name for path in paths] == ["layer_scores_3b.png", "explained_variance_3b.png"]
+    paths = pruning_plots.pruning(REPORT, "3b", tmp_path)
+    assert [path.name for path in paths] == [
+        f"{kind}_3b.png" for kind in ("layer_scores", "explained_variance", "ffn_spectra", "frontier")
+    ]
     for figure in drawn.values():
         assert touching(figure) == []
 
 
 def test_a_pruning_of_the_ffn_alone_has_no_picture(tmp_path):
     ffn_only = {"layer_scores": [2.0, 1.0], "kept_layers": [0, 1], "explained_variance": [], "hidden_size": None}
-    assert plots.pruning(ffn_only, "14b", tmp_path) == []
+    assert pruning_plots.pruning(ffn_only, "14b", tmp_path) == []
 
 
 def test_many_layers_and_equal_scores(drawn, tmp_path):
     many = json.loads(json.dumps(REPORT)) | {"layer_scores": [1.5] * 40, "kept_layers": list(range(26))}
-    plots.layer_scores(many, tmp_path / "many.png")
+    pruning_plots.layer_scores(many, tmp_path / "many.png")
     assert touching(drawn["many.png"]) == []

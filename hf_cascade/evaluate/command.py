@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from transformers import HfArgumentParser, PreTrainedModel
 from trl import TrlParser
 
-from hf_cascade import assets, manifest, plots, progress
+from hf_cascade import assets, manifest, plots, progress, pruning_plots
 from hf_cascade.data.text_files import load_texts
 from hf_cascade.evaluate import tables
 from hf_cascade.evaluate.config import EvaluateArguments
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         _write_evals(member, results)
         if (Path(member.source) / PRUNE_REPORT).is_file():
             pruned = json.loads((Path(member.source) / PRUNE_REPORT).read_text(encoding="utf-8"))
-            drawn += plots.pruning(pruned, member.name, folder)
+            drawn += pruning_plots.pruning(pruned, member.name, folder)
     _write(folder / REPORT, tables.report(results, [path.name for path in drawn]))
     manifest.write(
         folder,

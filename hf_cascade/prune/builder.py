@@ -36,7 +36,7 @@ from hf_cascade.prune.calibration import Calibration
 from hf_cascade.prune.config import PruneConfig
 from hf_cascade.prune.ends import fold, narrow, norm_factor, set_parameter
 from hf_cascade.prune.fit import LeastSquares
-from hf_cascade.prune.layers import after_attention, after_ffn, attention_input, ffn_input, normalised
+from hf_cascade.prune.layers import KEEP_BYTES, after_attention, after_ffn, attention_input, ffn_input, normalised
 from hf_cascade.prune.plan import PrunePlan, top
 
 
@@ -164,7 +164,18 @@ class ChildBuilder:
         layers = len(self.parent.parts.layers)
         if self.layer is None or not (number + 1 == layers or self.keeps(number + 1)):
             return
-        self._write(FFN_OUT, lambda batch: ffn_input(self.layer, self.stream[batch].to(self.parent.device)), x)
+        entries = sum(part.shape[0] * part.shape[1] for part in self.stream) * self.plan.intermediate_size
+        kept: dict[int, Tensor] = {}
+
+        def inputs(batch: int) -> Tensor:
+            if batch in kept:
+                return kept.pop(batch).to(self.parent.device)
+            a_BTf = ffn_input(self.layer, self.stream[batch].to(self.parent.device))
+            if entries * a_BTf.element_size() <= KEEP_BYTES:  # read once for the fit and once for the stream
+                kept[batch] = a_BTf.to(self.parent.storage)
+            return a_BTf
+
+        self._write(FFN_OUT, inputs, x)
         if self.config.balance:
             balance_layer(self.layer, head_dim(self.child.config))
         index = sum(kept <= number for kept in self.plan.kept_layers) - 1

@@ -1,6 +1,6 @@
 """The text pruning looks at: windows to fit on, and held-out ones that only measure."""
 
-import math
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -44,16 +44,19 @@ class Calibration:
         """Tokens that are fitted on."""
         return sum(part.numel() for part in self.batches[: self.fitted])
 
-    def first(self, tokens: float) -> "Calibration":
-        """The first fitted windows that have at least `tokens` tokens, all if there are fewer; none is held out."""
-        batches: list[Tensor] = []
-        for number, ids_BT in enumerate(self.batches[: self.fitted]):
-            if tokens <= 0:
-                break
-            windows = ids_BT.shape[0] if number in self.images else math.ceil(tokens / ids_BT.shape[1])
-            batches.append(ids_BT[:windows])
-            tokens -= batches[-1].numel()
-        images = {number: features for number, features in self.images.items() if number < len(batches)}
+    def spread(self, tokens: float) -> "Calibration":
+        """
+        Windows of at least `tokens` tokens from all over the fitted text, all of it if there are fewer; none held out.
+
+        Text comes in the order of its sources: the first windows would be one source's.
+        """
+        stride = max(1, int(self.tokens / max(tokens, 1)))
+        batches, images = [], {}
+        for number, ids_BT in enumerate(every(stride, self.batches[: self.fitted], whole=self.images)):
+            if ids_BT is not None:
+                if number in self.images:
+                    images[len(batches)] = self.images[number]
+                batches.append(ids_BT)
         return Calibration(self.parent, batches, images=images)
 
     def arguments(self, layer: int, batch: int) -> dict:
@@ -99,3 +102,22 @@ class Calibration:
     def parent_entry(self) -> list[Tensor]:
         """The parent's stream at its entry."""
         return self.embed(self.parent.embedding_VD(), embedding_scale(self.parent.config))
+
+
+def every(stride: int, parts: list[Tensor], whole: Container[int] = ()) -> Iterator[Tensor | None]:
+    """
+    Of each batch of windows those whose place in the whole text is a multiple of `stride`; `None` where there is none.
+
+    Args:
+        stride (`int`): 1 is all.
+        parts (`list[Tensor]`): batches, windows first.
+        whole (`Container[int]`, *optional*): numbers of batches that are not cut: all or none of them comes.
+    """
+    place = 0
+    for number, part in enumerate(parts):
+        first = -place % stride
+        place += len(part)
+        if first >= len(part):
+            yield None
+        else:
+            yield part if number in whole else part[first::stride]

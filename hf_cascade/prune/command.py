@@ -10,7 +10,7 @@ import torch
 from transformers import HfArgumentParser
 from trl import TrlParser
 
-from hf_cascade import manifest, plots
+from hf_cascade import manifest, pruning_plots
 from hf_cascade.anatomy import TOWER
 from hf_cascade.loading import copy_companions, load_config, local_weights
 from hf_cascade.prune.child import check_target, is_own_shape
@@ -18,6 +18,7 @@ from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.prune.draft import Draft
 from hf_cascade.prune.parent import Parent
 from hf_cascade.prune.pipeline import prune
+from hf_cascade.prune.search import budget, find_shape
 from hf_cascade.prune.text import CalibrationText, read_text
 
 REPORT = "prune_report.json"
@@ -44,8 +45,9 @@ def main(argv: list[str]) -> int:
     parent_config = load_config(arguments.model)
     check_target(parent_config, config)
     device = _device(arguments.device)
+    searches = budget(arguments, parent_config) if arguments.target_parameters or arguments.target_memory else None
     text = None
-    if not is_own_shape(parent_config, config):
+    if searches or not is_own_shape(parent_config, config):
         text = read_text(arguments, parent_config)
 
     started = time.monotonic()
@@ -54,7 +56,14 @@ def main(argv: list[str]) -> int:
     settings = _settings(config, arguments)
     draft = Draft(folder, {"settings": settings, "weights": _identity(weights), "text": text.sha256 if text else None})
     try:
-        _prune_into(draft, parent, config, arguments, text, started, settings)
+        frontier = None
+        if searches:
+            text_alone = text.calibration(parent, arguments.batch_size)
+            config, frontier = find_shape(draft, parent, config, searches, text_alone)
+        if arguments.search_only:
+            draft.discard()
+        else:
+            _prune_into(draft, parent, config, arguments, text, started, settings, frontier)
     except ValueError:
         draft.discard()  # the same command would fail again
         raise
@@ -62,7 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def _prune_into(
-    draft: Draft, parent: Parent, config, arguments, text: CalibrationText | None, started, settings
+    draft: Draft, parent: Parent, config, arguments, text: CalibrationText | None, started, settings, frontier
 ) -> None:
     """Everything after the checks: fill the draft, then move it to its place."""
     chosen = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
@@ -79,6 +88,8 @@ def _prune_into(
     images = None if text is None else text.project(parent)
     child, report = prune(parent, config, batches, held_out, make_writer, images=images, state=draft.state)
     draft.state.remove()
+    if frontier is not None:
+        report["frontier"] = frontier
     child.config.architectures = [type(child).__name__]
     child.config.dtype = chosen or parent.stored
     child.config.save_pretrained(draft.folder)
@@ -86,7 +97,7 @@ def _prune_into(
     (draft.folder / REPORT).write_text(json.dumps(report, indent=1))
     if text is not None:
         (draft.folder / PLOTS).mkdir(exist_ok=True)
-        plots.pruning(report, draft.name, draft.folder / PLOTS)
+        pruning_plots.pruning(report, draft.name, draft.folder / PLOTS)
     metrics = {"seconds": time.monotonic() - started}
     if text is not None:
         metrics |= {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}

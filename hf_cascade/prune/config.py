@@ -157,12 +157,19 @@ class PruneArguments:
         calibration_length (`int`, *optional*): tokens of a window. Unset, 1,024, or the model's window or the text's
             length where that is less. Ours: paper silent.
         heldout (`str`, *optional*): text on which the report's divergences are measured, 16 windows of it; as
-            `calibration`. Unset, the last windows of the calibration text, which are then not fitted on.
+            `calibration`. Unset, windows from all over the calibration text, which are then not fitted on.
         batch_size (`int`, *optional*, defaults to `8`): windows at once.
         dtype (`str`, *optional*, defaults to `"auto"`): type of the child's weights; `auto` is the parent's.
         device (`str`, *optional*, defaults to `"auto"`): where to compute: `cpu`, `cuda`, `cuda:1`; `auto` is a GPU
             where there is one.
         max_shard_size (`str`, *optional*, defaults to `"5GB"`): of one file of weights.
+        target_parameters (`str`, *optional*): search the best shape of this size instead of naming it: `3.4B`, `350M`,
+            a number, or a share of the parent as `40%` or `0.4`. Dimensions that are named stay. All parameters count,
+            a vision tower's too.
+        target_memory (`str`, *optional*): the same by the size of the weights, as `7GB` or `40%`.
+        multiple_of (`int`, *optional*): what a searched hidden size and FFN are multiples of. Unset, 128, which fast
+            kernels want, or less for parents narrower than 1,024.
+        search_only (`bool`, *optional*, defaults to `False`): show the shapes and stop.
     """
 
     model: str = field(metadata={"help": "The parent: folder or Hub id."})
@@ -186,3 +193,11 @@ class PruneArguments:
     )
     device: str = field(default="auto", metadata={"help": "Where to compute: auto, cpu, cuda, cuda:1."})
     max_shard_size: str = field(default="5GB", metadata={"help": "Largest file of weights."})
+    target_parameters: str | None = field(
+        default=None, metadata={"help": "Search the best shape of this size: 3.4B, 350M, 40%% of the parent."}
+    )
+    target_memory: str | None = field(default=None, metadata={"help": "The same by the weights' size: 7GB, 40%%."})
+    multiple_of: int | None = field(
+        default=None, metadata={"help": "Searched sizes are multiples of this. Unset: 128, less for small parents."}
+    )
+    search_only: bool = field(default=False, metadata={"help": "Show the searched shapes and stop."})

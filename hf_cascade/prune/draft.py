@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hf_cascade.prune.shards import ShardWriter
 from hf_cascade.prune.state import FolderState
 
-SETTINGS = "settings.json"
+SETTINGS, SEARCH = "settings.json", "search.json"
 SPARE_BYTES = 64 * 2**20  # for everything that is no weight; ours
 SECONDS_VARIABLE = "HF_CASCADE_PRUNE_SAVE_SECONDS"  # between two savings of the streams; for tests
 
@@ -68,7 +68,8 @@ class Draft:
 
     def publish(self) -> None:
         """Move it to its place: a folder that exists is complete."""
-        (self.folder / SETTINGS).unlink()
+        for name in (SETTINGS, SEARCH):
+            (self.folder / name).unlink(missing_ok=True)
         if self.target.is_dir():
             self.target.rmdir()
         os.replace(self.folder, self.target)

@@ -10,6 +10,9 @@ from hf_cascade.anatomy import ATTENTION_NORM, ATTENTION_OUT, FFN_NORM, FFN_OUT
 
 # B windows of a batch, T tokens of a window, D width of the stream, F width of the FFN
 
+# Intermediate results up to this size are kept until they are needed again, larger ones are computed twice. Ours.
+KEEP_BYTES = 2**28
+
 
 @contextmanager
 def bypassed(layer: nn.Module, name: str) -> Iterator[nn.Module]:

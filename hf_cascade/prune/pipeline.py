@@ -36,9 +36,9 @@ from hf_cascade.prune.parent import Parent, skeleton
 from hf_cascade.prune.plan import PrunePlan, make_plan
 from hf_cascade.prune.projector import new_projector, parent_projector, prune_projector
 from hf_cascade.prune.report import divergences, score_spectrum
-from hf_cascade.prune.scores import FFN_SCORES
+from hf_cascade.prune.scores import FFN_SCORES, SIZE_MATTERS, Activations
 from hf_cascade.prune.state import NoState
-from hf_cascade.prune.statistics import activations, check_finite, collect, scoring_text
+from hf_cascade.prune.statistics import check_finite, collect, scoring_text
 from hf_cascade.prune.tie import fit_final_norm, merge_ends
 
 
@@ -67,8 +67,8 @@ def prune(
 
     Returns:
         `tuple[PreTrainedModel, dict]`: the child's skeleton and the report: `layer_scores`, `kept_layers`,
-        `explained_variance`, `hidden_size`, `ffn_kept_score`, `ffn_spectra`, `calibration_tokens`, and where text was
-        held out `held_out` (see `prune.report.divergences`).
+        `explained_variance`, `hidden_size`, `ffn_kept_score`, `ffn_spectra`, `ffn_share`, `calibration_tokens`, and
+        where text was held out `held_out` (see `prune.report.divergences`).
 
     Raises:
         ValueError: missing or broken calibration, weights that are not finite.
@@ -101,6 +101,7 @@ def prune(
         x, spectra = rebuild(text, [builder], config, job.ffn_scores, state, advance)
     exits = finish(text, builder, job, x)
     report = job.plan.report() | {"ffn_kept_score": builder.ffn_kept_score, "ffn_spectra": spectra}
+    report["ffn_share"] = shape["intermediate_size"] / parent.config.get_text_config().intermediate_size
     report["calibration_tokens"] = text.tokens
     if held_out:
         report["held_out"] = divergences(text, x, builder, exits)
@@ -160,6 +161,7 @@ def begin(text: Calibration, config: PruneConfig, shape: dict[str, int], advance
         statistics = collect(looked_at, config, shape, score_ffn, advance)
     plan = make_plan(statistics, config, shape, decoder.hidden_size, decoder.num_hidden_layers)
     job = start_child(parent, config, shape, plan, statistics, make_writer)
+    del statistics  # its streams and matrices are not needed any more
     write_rest(parent, config, job, images)
     return job
 
@@ -179,8 +181,6 @@ def start_child(parent: Parent, config: PruneConfig, shape, plan: PrunePlan, sta
         embedding_Vk, job.tie_scale = merge_ends(
             parent, embedding_Vk, rotation_Dk, statistics.final_stream, config.tie_merge
         )
-    if statistics is not None:
-        statistics.final_stream = []
     writer.write(dissect(child).prefix + EMBEDDING, embedding_Vk)
     return job
 
@@ -239,11 +239,15 @@ def rebuild(
         for builder in builders:
             builder.attend(number, x)
         scores = {}
-        if any(builder.keeps(number) for builder in builders):
-            for size in wanted:
-                seen = activations(layer, x[: text.fitted], parent.device)
-                scores[size] = ffn_scores[number] if ffn_scores else FFN_SCORES[config.ffn_score](layer, seen, size)
-                spectra.append(score_spectrum(scores[size]))
+        for size in wanted if any(builder.keeps(number) for builder in builders) else ():
+            if ffn_scores:
+                scores[size] = ffn_scores[number]
+            elif scores and config.ffn_score not in SIZE_MATTERS:
+                scores[size] = next(iter(scores.values()))
+            else:
+                seen = Activations(layer, x[: text.fitted], parent.device)
+                scores[size] = FFN_SCORES[config.ffn_score](layer, seen, size)
+        spectra += [score_spectrum(score_F) for score_F in scores.values()]
         for builder in builders:
             builder.feed(number, layer, scores.get(builder.plan.intermediate_size))
         for batch in running:

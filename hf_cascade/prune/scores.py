@@ -10,10 +10,44 @@ import torch
 from torch import Tensor, nn
 
 from hf_cascade.anatomy import FFN_OUT
+from hf_cascade.prune.calibration import every
 from hf_cascade.prune.fit import add_gram, symmetric
+from hf_cascade.prune.layers import KEEP_BYTES, ffn_input
 
-# Each call goes through the layer's FFN activations act(W1 x) * W3 x once more: batches of [B, T, F].
-Activations = Callable[[], Iterator[Tensor]]
+
+class Activations:
+    """
+    A layer's FFN activations act(W1 x) * W3 x; where they are large, computed anew each time they are gone through.
+
+    Args:
+        layer (`nn.Module`): the parent's layer.
+        middle (`list[Tensor]`): the stream before its FFN, batches of [B, T, D].
+        device (`torch.device`): where to compute.
+    """
+
+    def __init__(self, layer: nn.Module, middle: list[Tensor], device: torch.device):
+        self.layer, self.middle, self.device = layer, middle, device
+        weight_DF = layer.get_submodule(FFN_OUT).weight
+        self.bytes_per_token = weight_DF.shape[1] * weight_DF.element_size()
+        self._kept: dict[int, list[Tensor]] = {}
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return sum(part.shape[0] * part.shape[1] for part in self.middle)
+
+    def __call__(self, stride: int = 1) -> Iterator[Tensor]:
+        """Batches of [B, T, F], of every `stride`-th window."""
+        if stride in self._kept:
+            yield from self._kept[stride]
+            return
+        parts = [part for part in every(stride, self.middle) if part is not None]
+        small = sum(len(part) * part.shape[1] for part in parts) * self.bytes_per_token <= KEEP_BYTES
+        for part in parts:
+            a_BTF = ffn_input(self.layer, part.to(self.device))
+            if small:
+                self._kept.setdefault(stride, []).append(a_BTF)
+            yield a_BTF
 
 
 def ratio(x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
@@ -30,10 +64,10 @@ def cosine(x_BTD: Tensor, y_BTD: Tensor) -> Tensor:
 LAYER_SCORES = {"ratio": ratio, "cosine": cosine}
 
 
-def _per_column(activations: Activations, measure: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
+def _per_column(activations: Iterator[Tensor], measure: Callable[[Tensor], Tensor]) -> tuple[Tensor, int]:
     """Sum of `measure` over tokens, [F], and the number of tokens."""
     total, tokens = torch.zeros((), dtype=torch.float64), 0
-    for a_BTF in activations():
+    for a_BTF in activations:
         a_NF = a_BTF.flatten(0, 1)
         total = total.to(a_NF.device) + measure(a_NF).sum(0, dtype=torch.float64)
         tokens += len(a_NF)
@@ -42,7 +76,7 @@ def _per_column(activations: Activations, measure: Callable[[Tensor], Tensor]) -
 
 def mean_abs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     """Mean of |act(W1 x) * W3 x| (the paper): [F]."""
-    total_F, tokens = _per_column(activations, torch.abs)
+    total_F, tokens = _per_column(activations(), torch.abs)
     return total_F / tokens
 
 
@@ -51,15 +85,15 @@ def minitron(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     return sum(a_BTF.abs().mean(1).double().square().sum(0) for a_BTF in activations()).sqrt()
 
 
-def output(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
+def output(layer: nn.Module, activations: Activations, keep: int, stride: int = 1) -> Tensor:
     """Root mean square of the activation times the norm of the column of W2 it drives: [F]."""
-    total_F, tokens = _per_column(activations, torch.square)
+    total_F, tokens = _per_column(activations(stride), torch.square)
     return (total_F / tokens).sqrt() * layer.get_submodule(FFN_OUT).weight.double().norm(dim=0)
 
 
 def wanda(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     """Sum over a column of W2 of |weight| times the activation's norm (Wanda, arXiv 2306.11695, by column): [F]."""
-    total_F, _ = _per_column(activations, torch.square)
+    total_F, _ = _per_column(activations(), torch.square)
     return total_F.sqrt() * layer.get_submodule(FFN_OUT).weight.double().abs().sum(0)
 
 
@@ -76,7 +110,7 @@ OBS_ROUNDS = 16
 OBS_CANDIDATES = 1.5  # times the columns to keep; the others leave by `output`
 OBS_SMALL = 1024  # columns of a Gram matrix that is never too large; a larger one has at most
 OBS_MEMORY = 0.6  # times the entries that the layer's weights have
-OBS_TOKENS = 16  # tokens a candidate column; more text is not looked at
+OBS_TOKENS = 64  # tokens a candidate column, from all over the text; more is not looked at
 OBS_RIDGE = 3e-3  # of the Gram matrix's mean diagonal; allows float32 where the matrix is large
 
 
@@ -89,20 +123,16 @@ def obs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     kept ones, each plus its share of the round's scores.
     """
     writer = layer.get_submodule(FFN_OUT).weight
-    score_F = output(layer, activations, keep)
+    stride = max(1, activations.tokens // (OBS_TOKENS * math.ceil(OBS_CANDIDATES * keep)))
+    score_F = output(layer, activations, keep, stride)
     entries = sum(value.numel() for value in layer.parameters())
     most = max(OBS_SMALL, keep, int((OBS_MEMORY * entries) ** 0.5))
     alive = score_F.topk(min(len(score_F), math.ceil(OBS_CANDIDATES * keep), most)).indices.sort().values
     score_F.zero_()
     size = len(alive)
     gram = torch.zeros(size, size, dtype=torch.float64 if size <= 4096 else torch.float32, device=writer.device)
-    tokens = OBS_TOKENS * size
-    for a_BTF in activations():
-        a_NF = a_BTF.flatten(0, 1)[:tokens, alive]
-        add_gram(gram, a_NF)
-        tokens -= len(a_NF)
-        if tokens == 0:
-            break
+    for a_BTF in activations(stride):
+        add_gram(gram, a_BTF.flatten(0, 1)[:, alive])
     tiny = torch.finfo(gram.dtype).tiny
     symmetric(gram).diagonal().add_(OBS_RIDGE * gram.diagonal().mean().clamp(min=tiny))
     driven = writer[:, alive].to(gram) @ gram  # W2 G: the fit of the columns that are left is this times G^-1
@@ -121,6 +151,7 @@ def obs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     return score_F
 
 
+SIZE_MATTERS = ("obs",)  # scores that depend on how many columns stay
 FFN_SCORES = {
     "mean_abs": mean_abs,
     "minitron": minitron,

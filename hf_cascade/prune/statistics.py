@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hf_cascade.anatomy import ATTENTION_NORM, FFN_NORM, FFN_OUT
+from hf_cascade.anatomy import ATTENTION_NORM, FFN_NORM
 from hf_cascade.prune.basis import fisher_directions, principal_directions, selected_channels
-from hf_cascade.prune.calibration import Calibration
+from hf_cascade.prune.calibration import Calibration, every
 from hf_cascade.prune.config import PruneConfig
 from hf_cascade.prune.exit import Exit
 from hf_cascade.prune.fit import add_gram, symmetric
-from hf_cascade.prune.layers import after_attention, ffn_input, normalised
+from hf_cascade.prune.layers import after_attention, after_ffn, normalised
 from hf_cascade.prune.parent import Parent
 from hf_cascade.prune.plan import top
-from hf_cascade.prune.scores import FFN_SCORES, LAYER_SCORES
+from hf_cascade.prune.scores import FFN_SCORES, LAYER_SCORES, Activations
 
 ENOUGH = 4  # tokens a direction that `fisher` looks at, at least; ours
 
@@ -66,10 +66,10 @@ def scoring_text(text: Calibration, config: PruneConfig, narrows: bool) -> Calib
     At least as many as make `ENOUGH` tokens a direction, as far as there are.
     """
     if config.hidden_basis != "fisher" or not narrows:
-        return text.first(text.tokens)
+        return text.spread(text.tokens)
     layers = len(text.parent.parts.layers)
     hidden = text.parent.config.get_text_config().hidden_size
-    return text.first(max(2 * text.tokens / layers, ENOUGH * hidden))
+    return text.spread(max(2 * text.tokens / layers, ENOUGH * hidden))
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def collect(
         for batch, stored in enumerate(stream):
             x_BTD = stored.to(parent.device)
             middle_BTD = after_attention(layer, x_BTD, text.arguments(number, batch))
-            y_BTD = middle_BTD + layer.get_submodule(FFN_OUT)(ffn_input(layer, middle_BTD))
+            y_BTD = after_ffn(layer, middle_BTD)
             observe(x_BTD)
             observe(middle_BTD)
             if skipped is None:
@@ -118,7 +118,7 @@ def collect(
         if score_ffn:
             score_of = FFN_SCORES[config.ffn_score]
             found.ffn_scores.append(
-                score_of(layer, activations(layer, middle, parent.device), shape["intermediate_size"])
+                score_of(layer, Activations(layer, middle, parent.device), shape["intermediate_size"])
             )
         found.layer_scores.append(float(score) / text.tokens)
         observe.finish(found)
@@ -136,11 +136,6 @@ def check_finite(x_BTD: Tensor, number: int) -> None:
     """Raise `ValueError` when layer `number` made NaN or infinite values of finite weights."""
     if not x_BTD.isfinite().all():
         raise ValueError(f"decoder layer {number} gives NaN or infinite values: its weights are broken or overflow")
-
-
-def activations(layer: nn.Module, middle: list[Tensor], device: torch.device):
-    """The layer's FFN activations as `prune.scores` wants them; `middle` is the stream before the FFN."""
-    return lambda: (ffn_input(layer, part.to(device)) for part in middle)
 
 
 class Observer:
@@ -181,16 +176,20 @@ class Observer:
 
 class SkippedLayers:
     """
-    The loss without each layer: as many streams as layers, each on an L-th of the text, skip one layer each.
+    The loss without each layer: as many streams as layers skip one layer each, on an L-th of the text.
 
     Args:
-        text (`Calibration`): its first batches are used.
+        text (`Calibration`): the text.
     """
 
     def __init__(self, text: Calibration):
-        layers = len(text.parent.parts.layers)
-        self.text = text.first(text.tokens / layers)
+        self.stride = len(text.parent.parts.layers)
+        self.text = text.spread(text.tokens / self.stride)
+        self.whole = text.images
         self.streams: list[list[Tensor]] = []
+
+    def _part(self, x: list[Tensor]) -> list[Tensor]:
+        return [part for part in every(self.stride, x, self.whole) if part is not None]
 
     def through(self, number: int, layer: nn.Module, x: list[Tensor]) -> None:
         """Take the streams that skipped an earlier layer through this one, and begin the one that skips it."""
@@ -198,18 +197,18 @@ class SkippedLayers:
         for stream in self.streams:
             for batch, part in enumerate(stream):
                 middle = after_attention(layer, part.to(device), self.text.arguments(number, batch))
-                stream[batch] = (middle + layer.get_submodule(FFN_OUT)(ffn_input(layer, middle))).to(storage)
-        self.streams.append([part[: len(ids)] for part, ids in zip(x, self.text.batches, strict=False)])
+                stream[batch] = after_ffn(layer, middle).to(storage)
+        self.streams.append(self._part(x))
 
     def scores(self, x: list[Tensor]) -> list[float]:
         """Rise of the next-token loss without each layer; `x` is the final stream with all of them."""
-        head = Exit.of(self.text.parent)
-        full = sum(head.loss(part[: len(ids)], ids) for part, ids in zip(x, self.text.batches, strict=False))
-        losses = [
-            sum(head.loss(part, ids) for part, ids in zip(stream, self.text.batches, strict=True))
-            for stream in self.streams
-        ]
-        return [(loss - full) / self.text.tokens for loss in losses]
+        end = Exit.of(self.text.parent)
+
+        def loss(stream: list[Tensor]) -> float:
+            return sum(end.loss(part, ids) for part, ids in zip(stream, self.text.batches, strict=True))
+
+        full = loss(self._part(x))
+        return [(loss(stream) - full) / self.text.tokens for stream in self.streams]
 
 
 def _sensitivity(text: Calibration, inputs, found: Statistics, seed: int, advance) -> None:

@@ -4,12 +4,14 @@ import hashlib
 import sys
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from hf_cascade.data.packing import blocks
 from hf_cascade.data.text_files import load_texts
 from hf_cascade.loading import load_tokenizer
+from hf_cascade.prune.calibration import Calibration
 from hf_cascade.prune.config import PruneArguments
 from hf_cascade.prune.images import ProjectedImages, project_images
 from hf_cascade.prune.parent import Parent
@@ -54,6 +56,11 @@ class CalibrationText:
         held_out = [] if self.held_out_NT is None else list(self.held_out_NT.split(batch_size))
         return fitted + held_out, len(held_out)
 
+    def calibration(self, parent: Parent, batch_size: int) -> Calibration:
+        """The text without images, as a pruning sees it."""
+        batches, held_out = self.batches(batch_size)
+        return Calibration(parent, batches[len(self.samples) :], held_out)
+
     def project(self, parent: Parent) -> ProjectedImages | None:
         """The samples' images through the parent's tower."""
         return project_images(parent, dict(enumerate(self.samples))) if self.samples else None
@@ -87,8 +94,10 @@ def read_text(arguments: PruneArguments, parent: PreTrainedConfig) -> Calibratio
         text = CalibrationText(found_NT, windows(arguments.heldout, HELD_OUT))
     else:
         spare = min(max(len(found_NT) - samples, len(found_NT) // 8), HELD_OUT)
-        kept = len(found_NT) - spare
-        text = CalibrationText(found_NT[:kept], found_NT[kept:] if spare else None)
+        # from all over the text, which comes in the order of its sources
+        aside = torch.arange(spare) * len(found_NT) // max(spare, 1)
+        fitted = torch.ones(len(found_NT), dtype=torch.bool).index_fill(0, aside, False)
+        text = CalibrationText(found_NT[fitted], found_NT[aside] if spare else None)
     width = max(decoder.hidden_size, decoder.intermediate_size)
     if text.tokens < ENOUGH * width:
         print(
