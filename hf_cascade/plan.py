@@ -14,6 +14,7 @@ from hf_cascade.shape import ChildShape, count_parameters, is_tied, text_config
 
 PARENT_CONFIG = "parent_config.json"
 SHAPE_FLAGS = ("num_hidden_layers", "hidden_size", "intermediate_size", "tie_word_embeddings")
+BUDGET_FLAGS = ("target_parameters", "target_memory")
 COLUMNS = ("stage", "run", "starts from", "layers x hidden / FFN", "parameters", "window", "tokens", "state")
 MODEL_FLAGS = ("model", "model_name_or_path")
 TEACHER_FLAGS = ("teacher", "teacher_model_name_or_path")
@@ -67,9 +68,12 @@ def _config_after(stage: Stage, configs: dict[str, dict | None], recipe: Path) -
         config = _read_config(file) if file is not None else None
     if stage.run != "prune" or config is None:
         return config
+    searched = any(stage.settings.get(flag) for flag in BUDGET_FLAGS)
+    if searched and stage.settings.get("calibration") is not None:
+        return None  # its shape is found when it runs
     shape = ChildShape(**{flag: stage.settings.get(flag) for flag in SHAPE_FLAGS})
     child = shape.apply(config)
-    if child != ChildShape().apply(config) and stage.settings.get("calibration") is None:
+    if (searched or child != ChildShape().apply(config)) and stage.settings.get("calibration") is None:
         raise ValueError("pruning to a smaller shape needs text: set calibration to a text file or a dataset's Hub id")
     return child
 

@@ -89,6 +89,94 @@ def test_pruning_is_the_papers():
         assert arguments.dtype == "bfloat16"
 
 
+def prune_config(size: str):
+    """The recipe's pruning of one hop, as the command parses it."""
+    from trl import TrlParser
+
+    from hf_cascade.prune.config import PruneArguments, PruneConfig
+
+    flags = settings(f"{size}-pruned") | {"model": PARENT, "output_dir": "out"}
+    return TrlParser((PruneConfig, PruneArguments)).parse_dict(flags, allow_extra_keys=False)[0]
+
+
+def test_every_hop_on_the_meta_device_ends_as_released():
+    """The recipe's own prune stages on the parent's real shape: Table 1's sizes, and the released settings."""
+    from transformers import AutoConfig
+
+    from hf_cascade import extend_context, prune_model
+    from hf_cascade.prune.parent import skeleton
+
+    model = skeleton(AutoConfig.from_pretrained(FOLDER / "parent_config.json"))
+    assert model.num_parameters() == 24_011_361_280
+    long = settings("14b")
+    for size in SIZES:
+        model = prune_model(model, prune_config(size))
+        language, total, rope_theta = TABLE_1[size]
+        assert type(model).__name__ == "Mistral3ForConditionalGeneration" and model.num_parameters() == total
+        tower = ("model.vision_tower", "model.multi_modal")
+        parameters = {
+            id(value): value.numel() for name, value in model.named_parameters() if not name.startswith(tower)
+        }
+        assert sum(parameters.values()) == language
+        decoder, tied = model.config.text_config, size == "3b"
+        assert (decoder.head_dim, decoder.num_attention_heads, decoder.num_key_value_heads) == (128, 32, 8)
+        assert decoder.rope_parameters["rope_theta"] == rope_theta
+        assert (model.config.tie_word_embeddings, decoder.tie_word_embeddings) == (tied, tied)
+        released = extend_context(
+            model.config, long["context_length"], long["original_context_length"], long["llama_4_scaling_beta"]
+        ).text_config
+        assert (released.model_type, released.max_position_embeddings) == ("ministral3", 262144)
+        rope = {"rope_type": "yarn", "factor": 16, "original_max_position_embeddings": 16384, "rope_theta": rope_theta}
+        rope |= {"beta_fast": 32, "beta_slow": 1, "mscale": 1, "mscale_all_dim": 1, "llama_4_scaling_beta": 0.1}
+        assert {name: released.rope_parameters[name] for name in rope} == rope
+
+
+def test_every_hop_on_real_tensors_a_64th_as_wide(tmp_path):
+    """All widths divided by 64, all 40 layers: the command, hop after hop, with the recipe's settings."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+    from hf_cascade.cli import main as hf_cascade
+
+    widths = ("hidden_size", "intermediate_size", "vocab_size")
+    config = json.loads((FOLDER / "parent_config.json").read_text())
+    config["vision_config"] |= {"hidden_size": 16, "intermediate_size": 64, "head_dim": 4, "num_attention_heads": 4}
+    config["vision_config"] |= {"num_hidden_layers": 2}
+    config["text_config"] |= {name: config["text_config"][name] // 64 for name in (*widths, "head_dim")}
+    torch.manual_seed(0)
+    folder = tmp_path / "parent"
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.json").write_text(json.dumps(config))
+    parent = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(tmp_path / "config"))
+    parent.to(torch.bfloat16).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(2048)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2").save_pretrained(folder)
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{n}" for n in torch.randint(4, 2048, (1500,)).tolist()))
+
+    for size in SIZES:
+        flags = settings(f"{size}-pruned") | {"calibration": str(text), "calibration_samples": 20, "batch_size": 8}
+        flags |= {"calibration_length": 64, "model": str(folder), "output_dir": str(tmp_path / size)}
+        flags |= {name: flags[name] // 64 for name in widths if name in flags}
+        assert (
+            hf_cascade(["prune", *(str(part) for name, value in flags.items() for part in (f"--{name}", value))]) == 0
+        )
+        folder = tmp_path / size
+        child = AutoModelForImageTextToText.from_pretrained(folder)
+        found, tied = child.config, size == "3b"
+        expected = {name: flags.get(name) for name in ("num_hidden_layers", *widths[:2]) if flags.get(name)}
+        assert {name: getattr(found.text_config, name) for name in expected} == expected
+        assert child.num_parameters() == count_total(json.loads((folder / "config.json").read_text()))
+        assert found.text_config.rope_parameters["rope_theta"] == TABLE_1[size][2] and child.dtype == torch.bfloat16
+        assert (
+            found.tie_word_embeddings == tied and (child.lm_head.weight is child.get_input_embeddings().weight) == tied
+        )
+        for name, value in parent.model.vision_tower.state_dict().items():
+            assert torch.equal(value.to(torch.bfloat16), child.model.vision_tower.state_dict()[name]), name
+
+
 @pytest.mark.parametrize(("stage", "name"), [("14b-short", "short"), ("14b", "long")])
 def test_distillation_flags_are_the_scripts_own(stage, name, tmp_path):
     parser = runpy.run_path(str(assets.find("trainers/distill.py")))["make_parser"]()

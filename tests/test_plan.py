@@ -141,6 +141,16 @@ def test_a_smaller_shape_needs_text(tmp_path, monkeypatch):
     assert plan(tmp_path, {"same": prune("./parent", hidden_size=96, rope_theta=2e4, calibration=None)})
 
 
+def test_a_searched_shape_is_not_known_yet(tmp_path, monkeypatch):
+    """Nor is what is made of it; the rest of the recipe plans."""
+    monkeypatch.chdir(tmp_path)
+    stages = {"small": prune("./parent", target_parameters="40%"), "smaller": prune("small", hidden_size=64)}
+    planned = plan(tmp_path, stages)
+    assert [part.config for part in planned] == [None, None] and "small" in shown(planned, 120)
+    with pytest.raises(RecipeError, match="needs text"):
+        plan(tmp_path, {"small": prune("./parent", target_memory="40%", calibration=None)})
+
+
 def tokenizer(folder, vocabulary, added=()):
     """A tokenizer.json with this vocabulary."""
     folder.mkdir(exist_ok=True)

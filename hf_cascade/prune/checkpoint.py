@@ -74,9 +74,9 @@ class Checkpoint:
             raise ValueError(f"{self.folder} holds neither {SINGLE} nor {INDEX}{hint}")
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            missing = [name for name in names if not (self.folder / name).is_file()]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # no JSON, or other JSON
             raise ValueError(f"{index} is no index of shards ({error!r})") from error
-        missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise ValueError(
                 f"{self.folder} lacks {len(missing)} of its {len(names)} shards, {missing[0]} among them: "

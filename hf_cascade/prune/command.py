@@ -19,6 +19,7 @@ from hf_cascade.prune.draft import Draft
 from hf_cascade.prune.parent import Parent
 from hf_cascade.prune.pipeline import prune
 from hf_cascade.prune.search import budget, find_shape
+from hf_cascade.prune.shards import check_shard_size
 from hf_cascade.prune.text import CalibrationText, read_text
 
 REPORT = "prune_report.json"
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
     parent_config = load_config(arguments.model)
     check_target(parent_config, config)
     device = _device(arguments.device)
+    check_shard_size(arguments.max_shard_size)
     searches = budget(arguments, parent_config) if arguments.target_parameters or arguments.target_memory else None
     text = None
     if searches or not is_own_shape(parent_config, config):
@@ -54,7 +56,8 @@ def main(argv: list[str]) -> int:
     weights = local_weights(arguments.model)
     parent = Parent.from_checkpoint(weights, parent_config, device)
     settings = _settings(config, arguments)
-    draft = Draft(folder, {"settings": settings, "weights": _identity(weights), "text": text.sha256 if text else None})
+    identity = {"settings": settings, "weights": _identity(weights), "text": text.sha256 if text else None}
+    draft = Draft(folder, identity | {"max_shard_size": arguments.max_shard_size})
     try:
         frontier = None
         if searches:
@@ -63,15 +66,19 @@ def main(argv: list[str]) -> int:
         if arguments.search_only:
             draft.discard()
         else:
-            _prune_into(draft, parent, config, arguments, text, started, settings, frontier)
+            _prune_into(draft, parent, config, arguments, text, started, frontier)
     except ValueError:
         draft.discard()  # the same command would fail again
         raise
+    except OSError as error:
+        if not draft.folder.is_dir():
+            raise
+        raise OSError(f"{error}; {draft.folder} stays, and the same command goes on with it") from error
     return 0
 
 
 def _prune_into(
-    draft: Draft, parent: Parent, config, arguments, text: CalibrationText | None, started, settings, frontier
+    draft: Draft, parent: Parent, config, arguments, text: CalibrationText | None, started, frontier
 ) -> None:
     """Everything after the checks: fill the draft, then move it to its place."""
     chosen = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
@@ -106,7 +113,7 @@ def _prune_into(
         draft.folder,
         stage=draft.name,
         run="prune",
-        config=settings,
+        config=_settings(config, arguments),
         inputs={"model": arguments.model},
         metrics=metrics,
         output=manifest.describe(draft.folder, child.num_parameters()),
@@ -152,4 +159,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={name}: there is no CUDA device here; leave it out, or give cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name}: there is no such device; give auto, cpu, cuda or cuda:1") from error

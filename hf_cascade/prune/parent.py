@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from hf_cascade.anatomy import EMBEDDING, FINAL_NORM, HEAD, WRAPPERS, Anatomy, dissect, family, is_tied
 from hf_cascade.prune.checkpoint import Checkpoint
@@ -22,10 +23,15 @@ def skeleton(config: PreTrainedConfig, model_class: type | None = None, attentio
     """A model of this config on the meta device, of the stock class that a language model of it has."""
     auto = AutoModelForImageTextToText if config.model_type in WRAPPERS else AutoModelForCausalLM
     model_class = model_class or auto._model_mapping[type(config)]
-    with torch.device("meta"):
-        model = model_class._from_config(copy.deepcopy(config), dtype=torch.float32, attn_implementation=attention)
-    backbone = dissect(model).backbone
-    backbone.rotary_emb = type(backbone.rotary_emb)(config=backbone.config)  # what it computes from is no weight
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what there is to say of a config was said when it was loaded
+    try:
+        with torch.device("meta"):
+            model = model_class._from_config(copy.deepcopy(config), dtype=torch.float32, attn_implementation=attention)
+        backbone = dissect(model).backbone
+        backbone.rotary_emb = type(backbone.rotary_emb)(config=backbone.config)  # what it computes from is no weight
+    finally:
+        logging.set_verbosity(verbosity)
     return model.eval()
 
 

@@ -89,13 +89,14 @@ def prune(
             progress.report(bar.n, bar.total, label="layers")
 
         job = state.load_job()
-        if job is None:
-            job = begin(text, config, shape, advance if look else None, make_writer, images)
-            state.save_job(job)
-        else:
+        if job is not None:
             job.child = skeleton(child_config(parent.config, config, job.plan.kept_layers), type(parent.model))
             job.writer = make_writer(job.child)
+        if job is not None and state.load_job() is not None:  # the writer forgets decisions whose weights are gone
             advance(layers * look * (1 + fisher))
+        else:
+            job = begin(text, config, shape, advance if look else None, make_writer, images)
+            state.save_job(job)
         embedding_Vk = job.writer.read(dissect(job.child).prefix + EMBEDDING)
         builder = ChildBuilder(text, job.plan, config, job.child, job.writer, embedding_Vk)
         x, spectra = rebuild(text, [builder], config, job.ffn_scores, state, advance)

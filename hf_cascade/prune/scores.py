@@ -119,8 +119,8 @@ def obs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     What the layer's output loses with a column after the others have made up for it, |w_j|^2 / (G^-1)_jj (OBS).
 
     Columns leave in rounds; in each the cheapest go, and weights and inverse are taken anew from those that are left.
-    Returns [F], high stays: 0 for what left by `output` at first, then the round a column left in, the last for the
-    kept ones, each plus its share of the round's scores.
+    Returns [F], high stays: 0 for what left by `output` at first, then each column's loss when it left, or in the last
+    round; never below that of a column that left before it.
     """
     writer = layer.get_submodule(FFN_OUT).weight
     stride = max(1, activations.tokens // (OBS_TOKENS * math.ceil(OBS_CANDIDATES * keep)))
@@ -136,18 +136,21 @@ def obs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     tiny = torch.finfo(gram.dtype).tiny
     symmetric(gram).diagonal().add_(OBS_RIDGE * gram.diagonal().mean().clamp(min=tiny))
     driven = writer[:, alive].to(gram) @ gram  # W2 G: the fit of the columns that are left is this times G^-1
+    floor = 0.0
     for number in range(OBS_ROUNDS):
         factor = gram.clone()
         torch.linalg.cholesky(factor, out=factor)
         torch.cholesky_inverse(factor, out=factor)
         loss = (driven @ factor).square().sum(0) / factor.diagonal()
         del factor
-        score_F[alive] = (number + 1 + loss / loss.max().clamp(min=tiny) / 2).to(score_F)
+        score_F[alive] = loss.clamp(min=floor).to(score_F)
         remaining = keep + (size - keep) * (OBS_ROUNDS - 1 - number) // OBS_ROUNDS
-        kept = loss.topk(remaining).indices.sort().values
-        if len(kept) < len(alive):
+        ordered = loss.sort(descending=True).indices
+        kept = ordered[:remaining].sort().values
+        if remaining < len(alive):
+            floor = max(floor, float(loss[ordered[remaining]]))
             alive, driven, gram = alive[kept], driven[:, kept], gram[kept[:, None], kept]
-    score_F[alive] += OBS_ROUNDS
+    score_F[alive] = score_F[alive].clamp(min=floor) * (1 + 1e-9) + tiny  # of equals, those that never left
     return score_F
 
 

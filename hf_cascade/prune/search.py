@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 
 from hf_cascade import progress
-from hf_cascade.anatomy import EMBEDDING, dissect, is_tied
+from hf_cascade.anatomy import EMBEDDING, dissect, family, is_tied
 from hf_cascade.prune.builder import ChildBuilder
 from hf_cascade.prune.calibration import Calibration
 from hf_cascade.prune.child import DIMENSIONS, check_target, target_shape
@@ -110,7 +110,8 @@ def enumerate_candidates(parent, config: PruneConfig, budget: float, multiple: i
     limits = [getattr(decoder, name) for name in DIMENSIONS]
     fixed = [getattr(config, name) for name in DIMENSIONS]
     layers = [fixed[0]] if fixed[0] else _grid(limits[0], SMALLEST[0], 1)
-    hidden = [fixed[1]] if fixed[1] else _grid(limits[1], SMALLEST[1], multiple)
+    of_heads = decoder.num_attention_heads if family(parent).hidden_multiple_of_heads else 1
+    hidden = [fixed[1]] if fixed[1] else _grid(limits[1], SMALLEST[1], math.lcm(multiple, of_heads))
     widths = [fixed[2]] if fixed[2] else range(multiple, limits[2] + 1, multiple)
     widths = sorted({*widths, *([] if fixed[2] else [limits[2]])})
     tied = is_tied(parent) if config.tie_word_embeddings is None else config.tie_word_embeddings

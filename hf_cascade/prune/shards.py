@@ -18,6 +18,14 @@ from hf_cascade.prune.checkpoint import CODES, INDEX, Checkpoint, expected_weigh
 SHARD_SIZE = "5GB"  # huggingface_hub's default
 
 
+def check_shard_size(size: str) -> None:
+    """Raise `ValueError` unless it is a size such as 5GB."""
+    try:
+        split_torch_state_dict_into_shards({}, max_shard_size=size)
+    except ValueError as error:
+        raise ValueError(f"max_shard_size={size}: give a number and a unit, as 5GB or 500MB") from error
+
+
 class ShardWriter:
     """
     The weights of a child, in a folder.
@@ -33,8 +41,8 @@ class ShardWriter:
         self.folder, self.model, self.dtype_of = folder, model, dtype_of
         names = names_on_disk(model)
         weights = expected_weights(model)
-        stored = {names[name]: torch.empty(value.shape, dtype=dtype_of(name), device="meta")
-                  for name, value in weights.items()}  # fmt: skip
+        stored = {disk: torch.empty(weights[name].shape, dtype=dtype_of(name), device="meta")
+                  for name, disk in names.items()}  # fmt: skip
         split = split_torch_state_dict_into_shards(stored, max_shard_size=max_shard_size)
         self._places: dict[str, tuple[Path, int, torch.dtype, torch.Size]] = {}
         memory_names = {disk: name for name, disk in names.items()}
@@ -47,7 +55,8 @@ class ShardWriter:
                 self._places[memory_names[name]] = place
             self._layouts.append((folder / file, header, end))
             self.bytes += end
-        self._index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename} if split.is_sharded else None
+        metadata = {"total_parameters": model.num_parameters(), **split.metadata}
+        self._index = {"metadata": metadata, "weight_map": split.tensor_to_filename} if split.is_sharded else None
 
     def create(self) -> None:
         """

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 FILES = ("decisions.safetensors", "streams.safetensors")
@@ -98,7 +99,10 @@ class FolderState:
         """One file replaces the one before it whole; the facts travel in its header."""
         draft = self.folder / f"{name}.tmp"
         tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(tensors, draft, metadata={"facts": json.dumps(facts)})
+        try:
+            save_file(tensors, draft, metadata={"facts": json.dumps(facts)})
+        except SafetensorError as error:  # the disk is full
+            raise OSError(f"{draft} cannot be written: {error}") from error
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
         os.replace(draft, self.folder / f"{name}.safetensors")
