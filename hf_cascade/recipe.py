@@ -35,7 +35,7 @@ REQUIRED_INPUTS = {
     "evaluate": ("model",),
 }
 FILE_FLAGS = ("model_config", "tasks_path")  # always files here
-TEXT_FLAGS = ("calibration", "heldout", "dataset")  # a file, or a dataset on the Hub
+TEXT_FLAGS = ("calibration", "calibration_images", "heldout", "dataset")  # a file, or a dataset on the Hub
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet", ".csv", ".gz")
 FILE_BUILDERS = ("json", "text", "parquet", "csv")  # `path` of a `datasets:` part that reads local files
 RUNNERS_NAMES = ("logs", "settings", "run.json")

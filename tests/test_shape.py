@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Mistral3ForConditionalGeneration
 
-from hf_cascade import ChildShape, assets
+from hf_cascade import ChildShape, anatomy, assets
 from hf_cascade.shape import attention_sizes, count_parameters, count_total, is_tied, text_config
 
 SMALL = {
@@ -16,6 +16,7 @@ SMALL = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "pad_token_id": 0,
 }
 FAMILIES = [
     {"model_type": "llama"},
@@ -26,6 +27,10 @@ FAMILIES = [
     {"model_type": "qwen2"},
     {"model_type": "qwen3"},
     {"model_type": "qwen3", "attention_bias": True},
+    {"model_type": "smollm3"},
+    {"model_type": "smollm3", "attention_bias": True, "mlp_bias": True},
+    {"model_type": "gemma"},
+    {"model_type": "gemma", "attention_bias": True},
 ]
 # paper.md section 1, Table 1: child, language model, with tower and projector
 PAPER = [
@@ -63,7 +68,7 @@ def test_counts_equal_transformers(family, head_dim, tied):
     assert count_parameters(config) == count_total(config) == model_on_meta(config).num_parameters()
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "ministral3", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", sorted(anatomy.FAMILIES))
 def test_what_a_config_leaves_out_is_as_in_transformers(family):
     sizes = {name: size for name, size in SMALL.items() if name not in ("num_key_value_heads", "num_attention_heads")}
     config = {"model_type": family, "num_attention_heads": 8} | sizes

@@ -156,6 +156,9 @@ class PruneArguments:
             (Minitron used 1,024).
         calibration_length (`int`, *optional*): tokens of a window. Unset, 1,024, or the model's window or the text's
             length where that is less. Ours: paper silent.
+        calibration_images (`str`, *optional*): image-text samples of a vision-language model to calibrate on besides: a
+            `.jsonl` or `.parquet` file or a dataset's Hub id with `images` and `messages` (or `text`); see
+            `hf_cascade.data.image_text`. As many as `calibration_samples` at most.
         heldout (`str`, *optional*): text on which the report's divergences are measured, 16 windows of it; as
             `calibration`. Unset, windows from all over the calibration text, which are then not fitted on.
         batch_size (`int`, *optional*, defaults to `8`): windows at once.
@@ -182,6 +185,9 @@ class PruneArguments:
     calibration_samples: int = field(default=64, metadata={"help": "Windows of calibration text at most."})
     calibration_length: int | None = field(
         default=None, metadata={"help": "Tokens of a window. Unset: 1,024, or what model and text allow."}
+    )
+    calibration_images: str | None = field(
+        default=None, metadata={"help": "Image-text samples of a vision-language model to calibrate on besides."}
     )
     heldout: str | None = field(
         default=None, metadata={"help": "Text the divergences are measured on. Unset: calibration text left aside."}

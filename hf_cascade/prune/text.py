@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from hf_cascade.anatomy import WRAPPERS
+from hf_cascade.data.image_text import load_image_text
 from hf_cascade.data.packing import blocks
 from hf_cascade.data.text_files import load_texts
 from hf_cascade.loading import load_tokenizer
@@ -81,6 +83,8 @@ def read_text(arguments: PruneArguments, parent: PreTrainedConfig) -> Calibratio
     window = decoder.max_position_embeddings
     if length is not None and not 2 <= length <= window:
         raise ValueError(f"calibration_length={length}: allowed is 2 to {window}, the model's window")
+    if arguments.calibration_images is not None and parent.model_type not in WRAPPERS:
+        raise ValueError(f"calibration_images={arguments.calibration_images}: a {parent.model_type} reads no images")
     tokenizer = load_tokenizer(arguments.model)
 
     def windows(source: str, count: int) -> Tensor:
@@ -98,6 +102,10 @@ def read_text(arguments: PruneArguments, parent: PreTrainedConfig) -> Calibratio
         aside = torch.arange(spare) * len(found_NT) // max(spare, 1)
         fitted = torch.ones(len(found_NT), dtype=torch.bool).index_fill(0, aside, False)
         text = CalibrationText(found_NT[fitted], found_NT[aside] if spare else None)
+    if arguments.calibration_images is not None:
+        text.samples = load_image_text(
+            arguments.model, arguments.calibration_images, arguments.calibration_split, samples, window
+        )
     width = max(decoder.hidden_size, decoder.intermediate_size)
     if text.tokens < ENOUGH * width:
         print(

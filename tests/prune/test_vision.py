@@ -1,5 +1,7 @@
 """Image-text calibration of a vision-language model: what the decoder sees, and what the projector becomes."""
 
+import json
+
 import pytest
 import torch
 
@@ -87,3 +89,55 @@ def test_held_out_images_are_measured():
     text = [*(sample(seed) for seed in range(20)), *ids(40, 20).split(8)]
     _, report = prune_with_report(parent, PruneConfig(hidden_size=36), text, held_out=[sample(50), sample(51)])
     assert report["held_out"]["tokens"] == 40 and report["held_out"]["kl"] < report["held_out"]["kl_uncompensated"]
+
+
+class Processor:
+    """Says what a processor says; the stock one needs torchvision, which is not everywhere."""
+
+    image_processor = True
+
+    def apply_chat_template(self, messages, tokenize):
+        return messages[0]["content"]
+
+    def __call__(self, text, images, return_tensors):
+        pixels = torch.stack([torch.tensor(list(image.tobytes())).float().view(16, 16, 3) for image in images])
+        words = [word.split("w")[-1] for word in text.split()]
+        tokens = [token for word in words for token in ([IMAGE] * 4 if word == "[IMG]" else [int(word)])]
+        sizes = torch.tensor([[16, 16]] * len(images))
+        pixels = pixels.permute(0, 3, 1, 2) / 255
+        return {"input_ids": torch.tensor([tokens]), "pixel_values": pixels, "image_sizes": sizes}
+
+
+def test_the_command_calibrates_on_image_text(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from hf_cascade.cli import main as hf_cascade
+    from hf_cascade.data import image_text
+
+    build("mistral3", dtype=torch.float32).save_pretrained(tmp_path / "parent")
+    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(97)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2").save_pretrained(tmp_path / "parent")
+    (tmp_path / "text.txt").write_text(" ".join(f"w{n}" for n in ids(1, 900)[0].tolist()))
+    rows = []
+    for number in range(6):
+        picture = Image.effect_noise((16, 16), 90).convert("RGB")
+        picture.save(tmp_path / f"{number}.png")
+        content = "w5 [IMG] " + " ".join(f"w{n}" for n in ids(1, 20 + 300 * (number == 5), seed=number)[0].tolist())
+        row = {"messages": [{"role": "user", "content": content}], "images": [str(tmp_path / f"{number}.png")]}
+        rows.append(json.dumps(row))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    command = ["prune", "--model", tmp_path / "parent", "--calibration", tmp_path / "text.txt", "--hidden_size", 36]
+    command += ["--calibration_length", 20, "--calibration_images", tmp_path / "pairs.jsonl"]
+    command = [*map(str, command), "--output_dir", str(tmp_path / "child")]
+
+    assert hf_cascade(command) == 2  # the folder has no processor
+    assert (
+        "has no processor for images that opens here" in capsys.readouterr().err and not (tmp_path / "child").exists()
+    )
+    monkeypatch.setattr(image_text, "load_processor", lambda model: Processor())
+    assert hf_cascade(command) == 0
+    report = json.loads((tmp_path / "child/prune_report.json").read_text())
+    assert report["calibration_tokens"] % 20 == 5 * 25 % 20  # five samples fit the window of 256, one does not
