@@ -107,7 +107,9 @@ def local_weights(model: str) -> Path:
     folder = Path(assets.locate(model))
     if folder.is_dir():
         return folder
-    return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.safetensors.index.json", "config.json"]))
+    # not "*.safetensors": some repositories hold the weights a second time, in another format
+    wanted = ["model*.safetensors", "model.safetensors.index.json", "config.json"]
+    return Path(snapshot_download(model, allow_patterns=wanted))
 
 
 def copy_companions(model: str, folder: Path) -> None:

@@ -110,6 +110,7 @@ OBS_ROUNDS = 16
 OBS_CANDIDATES = 1.5  # times the columns to keep; the others leave by `output`
 OBS_SMALL = 1024  # columns of a Gram matrix that is never too large; a larger one has at most
 OBS_MEMORY = 0.6  # times the entries that the layer's weights have
+OBS_LEAST_TOKENS = 4  # a candidate column: with less text there are fewer candidates, with too little `output` decides
 OBS_TOKENS = 64  # tokens a candidate column, from all over the text; more is not looked at
 OBS_RIDGE = 3e-3  # of the Gram matrix's mean diagonal; allows float32 where the matrix is large
 
@@ -126,10 +127,12 @@ def obs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     stride = max(1, activations.tokens // (OBS_TOKENS * math.ceil(OBS_CANDIDATES * keep)))
     score_F = output(layer, activations, keep, stride)
     entries = sum(value.numel() for value in layer.parameters())
-    most = max(OBS_SMALL, keep, int((OBS_MEMORY * entries) ** 0.5))
-    alive = score_F.topk(min(len(score_F), math.ceil(OBS_CANDIDATES * keep), most)).indices.sort().values
+    most = max(OBS_SMALL, int((OBS_MEMORY * entries) ** 0.5))
+    size = min(len(score_F), math.ceil(OBS_CANDIDATES * keep), most, activations.tokens // OBS_LEAST_TOKENS)
+    if size <= keep:
+        return score_F
+    alive = score_F.topk(size).indices.sort().values
     score_F.zero_()
-    size = len(alive)
     gram = torch.zeros(size, size, dtype=torch.float64 if size <= 4096 else torch.float32, device=writer.device)
     for a_BTF in activations(stride):
         add_gram(gram, a_BTF.flatten(0, 1)[:, alive])

@@ -81,14 +81,14 @@ def test_what_is_measured_is_what_pruning_gives():
     config = PruneConfig(ffn_score="output", layer_score="cosine")
     batches = list(fitted.split(8))
     shapes = [Candidate(4, 36, 60, 0), Candidate(4, 40, 40, 0), Candidate(3, 48, 60, 0)]
-    text = Calibration(Parent.from_model(model), [*batches, held_out], 1)
+    windows = Calibration(Parent.from_model(model), [*batches, held_out], 1)
     from hf_cascade.prune import search
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "TEXT_SHARE", 1.0)
         patch.setattr(search, "GROUP", 2)
         with torch.no_grad():
-            measure(text.parent, config, text, shapes, lambda count=1: None)
+            measure(windows.parent, config, windows, shapes, lambda count=1: None)
     for candidate in shapes:
         _, report = prune_with_report(model, candidate.apply(config), batches, held_out=[held_out])
         assert candidate.kl == pytest.approx(report["held_out"]["kl"], rel=1e-3)
