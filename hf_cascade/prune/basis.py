@@ -44,7 +44,7 @@ def selected_channels(score_D: Tensor, width: int) -> tuple[Tensor, list[float]]
     return q_Dk, (ordered.cumsum(0) / ordered.sum()).tolist()
 
 
-@torch.enable_grad()
+@torch.no_grad()
 def fisher_directions(gram_DD: Tensor, fisher_DD: Tensor, width: int) -> tuple[Tensor, list[float]]:
     """
     The subspace whose complement costs the parent's predictions least, to second order. Ours.
@@ -63,22 +63,29 @@ def fisher_directions(gram_DD: Tensor, fisher_DD: Tensor, width: int) -> tuple[T
         `tuple[Tensor, list[float]]`: as [`principal_directions`]; the share is of C's trace, in the order of PCA.
     """
     start_Dk, share = principal_directions(gram_DD, width)
-    identity_DD = torch.eye(len(gram_DD)).to(gram_DD)
-    gram_DD = gram_DD / gram_DD.trace()
-    fisher_DD = fisher_DD / fisher_DD.trace().clamp(min=torch.finfo(torch.float64).tiny) * len(gram_DD)
-    raw_Dk = start_Dk.clone(memory_format=torch.contiguous_format).requires_grad_(True)
-    optimizer = torch.optim.LBFGS([raw_Dk], max_iter=FISHER_STEPS, line_search_fn="strong_wolfe", history_size=10)
+    traces = gram_DD.trace() * fisher_DD.trace()
+    scale = len(gram_DD) / traces.clamp(min=torch.finfo(torch.float64).tiny)
+    whole = (fisher_DD * gram_DD).sum()
+    raw_Dk = start_Dk.clone(memory_format=torch.contiguous_format)
+    del start_Dk
+    optimizer = torch.optim.LBFGS([raw_Dk], max_iter=FISHER_STEPS, line_search_fn="strong_wolfe", history_size=5)
 
     def loss() -> Tensor:
-        optimizer.zero_grad()
-        q_Dk = torch.linalg.qr(raw_Dk).Q
-        dropped_DD = identity_DD - q_Dk @ q_Dk.t()
-        value = ((fisher_DD @ dropped_DD) * (gram_DD @ dropped_DD).t()).sum()
-        value.backward()
+        # tr(F R C R) multiplied out, and its gradient by hand: autograd would keep twice as many matrices
+        q_Dk, r_kk = torch.linalg.qr(raw_Dk)
+        f_Dk, c_Dk = fisher_DD @ q_Dk, gram_DD @ q_Dk
+        f_kk, c_kk = q_Dk.t() @ f_Dk, q_Dk.t() @ c_Dk
+        value = scale * (whole - 2 * (f_Dk * c_Dk).sum() + (f_kk * c_kk).sum())
+        gradient_Dk = (f_Dk @ c_kk).addmm_(c_Dk, f_kk)
+        gradient_Dk.addmm_(fisher_DD, c_Dk, alpha=-1).addmm_(gram_DD, f_Dk, alpha=-1)
+        del f_Dk, c_Dk
+        gradient_Dk.addmm_(q_Dk, q_Dk.t() @ gradient_Dk, alpha=-1)  # along Q the value does not change
+        gradient_Dk = torch.linalg.solve_triangular(r_kk.t(), gradient_Dk, upper=False, left=False)
+        raw_Dk.grad = gradient_Dk.mul_(2 * scale)
         return value
 
     optimizer.step(loss)
-    return torch.linalg.qr(raw_Dk.detach()).Q, share
+    return torch.linalg.qr(raw_Dk).Q, share
 
 
 BASES = ("stream", "normed", "fisher", "channels", "magnitude")

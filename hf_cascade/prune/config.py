@@ -68,8 +68,8 @@ class PruneConfig:
             `"head"` alone, or the row-wise `"least_squares"` compromise between both errors.
         balance (`bool`, *optional*): rescale pairs of layers to equal norms afterwards: the same outputs, and weights
             that an optimizer can move.
-        ridge (`float`, *optional*, defaults to `0.01`): strength that pulls every least-squares fit to the
-            uncompensated weight, as a fraction of the mean diagonal of its Gram matrix. Ours.
+        ridge (`float`, *optional*, defaults to `1.0`): how strongly every least-squares fit is pulled to the
+            uncompensated weight: as by so many tokens a column, so that short text changes less than long. Ours.
         projector (`str`, *optional*, defaults to `"keep"`): the vision projector is pruned with the model, or with
             `"reinit"` discarded and started anew (the paper's way).
         seed (`int`, *optional*, defaults to `0`): of a new projector's weights.
@@ -120,7 +120,7 @@ class PruneConfig:
     balance: bool | None = field(
         default=None, metadata={"help": "Rescale pairs of layers to equal norms: same outputs, easier to train."}
     )
-    ridge: float = field(default=0.01, metadata={"help": "Pull of the fits towards the uncompensated weights."})
+    ridge: float = field(default=1.0, metadata={"help": "Pull of the fits towards the uncompensated weights."})
     projector: str = field(
         default="keep", metadata={"help": "Prune the vision projector, or start anew.", "choices": ["keep", "reinit"]}
     )
@@ -137,7 +137,7 @@ class PruneConfig:
         if self.projector not in ("keep", "reinit"):
             raise ValueError(f"projector={self.projector!r}: allowed are ['keep', 'reinit']")
         if not self.ridge > 0:
-            raise ValueError(f"ridge={self.ridge}: it must be above 0 (0.01 was best or nearly so where measured)")
+            raise ValueError(f"ridge={self.ridge}: it must be above 0 (1.0 was best or nearly so where measured)")
 
 
 @dataclass

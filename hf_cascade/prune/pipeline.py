@@ -246,8 +246,8 @@ def rebuild(
             elif scores and config.ffn_score not in SIZE_MATTERS:
                 scores[size] = next(iter(scores.values()))
             else:
-                seen = Activations(layer, x[: text.fitted], parent.device)
-                scores[size] = FFN_SCORES[config.ffn_score](layer, seen, size)
+                score_of = FFN_SCORES[config.ffn_score]
+                scores[size] = score_of(layer, Activations(layer, x[: text.fitted], parent.device), size)
         spectra += [score_spectrum(score_F) for score_F in scores.values()]
         for builder in builders:
             builder.feed(number, layer, scores.get(builder.plan.intermediate_size))

@@ -141,10 +141,10 @@ def obs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     driven = writer[:, alive].to(gram) @ gram  # W2 G: the fit of the columns that are left is this times G^-1
     floor = 0.0
     for number in range(OBS_ROUNDS):
-        factor = gram.clone()
+        factor = gram.clone().mT  # LAPACK's order: fewer copies
         torch.linalg.cholesky(factor, out=factor)
         torch.cholesky_inverse(factor, out=factor)
-        loss = (driven @ factor).square().sum(0) / factor.diagonal()
+        loss = (driven @ factor).square_().sum(0) / factor.diagonal()
         del factor
         score_F[alive] = loss.clamp(min=floor).to(score_F)
         remaining = keep + (size - keep) * (OBS_ROUNDS - 1 - number) // OBS_ROUNDS

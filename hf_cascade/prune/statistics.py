@@ -6,6 +6,7 @@ text as keeps the layers' inputs within the memory of two streams.
 D hidden, F FFN width, L layers, V vocabulary; N tokens, B, T batch and window, C rows of a chunk
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -96,7 +97,7 @@ def collect(
     stream, inputs = text.parent_entry(), []
     for number in range(len(parent.parts.layers)):
         layer = parent.layer(number)
-        if fisher:
+        if fisher and number % _spacing(parent) == 0:
             inputs.append(list(stream))
         if skipped is not None:
             skipped.through(number, layer, stream)
@@ -122,6 +123,7 @@ def collect(
             )
         found.layer_scores.append(float(score) / text.tokens)
         observe.finish(found)
+        del layer, observe  # before the next one is read
         advance()
     found.final_stream = stream
     if skipped is not None:
@@ -211,6 +213,24 @@ class SkippedLayers:
         return [(loss(stream) - full) / self.text.tokens for stream in self.streams]
 
 
+def _spacing(parent: Parent) -> int:
+    """Every so many layers `fisher` keeps their input; the others' are computed again, a group at a time."""
+    return math.isqrt(len(parent.parts.layers))
+
+
+def _inputs(text: Calibration, stream: list[Tensor], first: int, last: int) -> list[list[Tensor]]:
+    """The inputs of layers `first` to `last`, from that of `first`."""
+    parent, inputs = text.parent, [stream]
+    for number in range(first, last):
+        layer, after = parent.layer(number), []
+        for batch, stored in enumerate(inputs[-1]):
+            middle_BTD = after_attention(layer, stored.to(parent.device), text.arguments(number, batch))
+            after.append(after_ffn(layer, middle_BTD).to(parent.storage))
+        inputs.append(after)
+        del layer  # before the next one is read
+    return inputs
+
+
 def _sensitivity(text: Calibration, inputs, found: Statistics, seed: int, advance) -> None:
     """Backward through the layers from the final stream: sums of y y^T and g g^T at the norms that stay."""
     parent = text.parent
@@ -229,12 +249,13 @@ def _sensitivity(text: Calibration, inputs, found: Statistics, seed: int, advanc
         y_BTD.backward(g_BTD)
         gradients.append(x_BTD.grad.to(parent.storage))
     site.finish(found)
-    del end
-    kept = set(found.kept)
-    for number in reversed(range(len(inputs))):
+    del end, site
+    kept, spacing, group = set(found.kept), _spacing(parent), []
+    for number in reversed(range(len(parent.parts.layers))):
+        group = group or _inputs(text, inputs.pop(), number - number % spacing, number)
         layer = parent.layer(number)
         sites = NormSite(parent), NormSite(parent)
-        for batch, stored in enumerate(inputs.pop()):
+        for batch, stored in enumerate(group.pop()):
             x_BTD = stored.to(parent.device).requires_grad_()
             arguments = text.arguments(number, batch)
             normed, gradient = _backward(parent, layer, x_BTD, arguments, gradients[batch].to(parent.device))
@@ -245,6 +266,7 @@ def _sensitivity(text: Calibration, inputs, found: Statistics, seed: int, advanc
         if number in kept:
             for site in sites:
                 site.finish(found)
+        del layer, sites, normed  # before the next one is read
         advance()
 
 
