@@ -81,7 +81,7 @@ def fisher_directions(gram_DD: Tensor, fisher_DD: Tensor, width: int) -> tuple[T
         del f_Dk, c_Dk
         gradient_Dk.addmm_(q_Dk, q_Dk.t() @ gradient_Dk, alpha=-1)  # along Q the value does not change
         gradient_Dk = torch.linalg.solve_triangular(r_kk.t(), gradient_Dk, upper=False, left=False)
-        raw_Dk.grad = gradient_Dk.mul_(2 * scale)
+        raw_Dk.grad = gradient_Dk.mul_(2 * scale).contiguous().contiguous()
         return value
 
     optimizer.step(loss)

@@ -15,7 +15,7 @@ METHODS = {
         "balance": False,
     },
     "compensated": {
-        "layer_score": "ratio",
+        "layer_score": "loss_drop",
         "hidden_basis": "fisher",
         "norm_factor": True,
         "ffn_score": "obs",

@@ -111,6 +111,22 @@ def test_fisher_directions_are_pca_where_all_directions_matter_alike_and_better_
     assert cost(fisher_directions(gram, fisher, 5)[0]) < 0.7 * cost(pca)
 
 
+@pytest.mark.parametrize(("hidden", "width"), [(12, 5), (48, 47), (96, 80), (96, 1)])
+def test_fisher_directions_end_where_the_gradient_does(hidden, width):
+    """At the end no rotation towards a dropped direction lowers the cost, by autograd; for wide and narrow Q."""
+    torch.manual_seed(1)
+    parts = [torch.randn(400, hidden, dtype=torch.float64) * torch.logspace(0, -1, hidden).double() for _ in range(2)]
+    gram, fisher = (part.t() @ part for part in parts)
+    start = principal_directions(gram, width)[0]
+    gradients = []
+    for q in (start, fisher_directions(gram, fisher, width)[0]):
+        q = q.clone().requires_grad_()
+        dropped = torch.eye(hidden, dtype=torch.float64) - q @ q.t()
+        ((fisher @ dropped) * (gram @ dropped).t()).sum().backward()
+        gradients.append(float((q.grad - q.detach() @ (q.detach().t() @ q.grad)).norm()))
+    assert gradients[1] < 0.2 * gradients[0], gradients
+
+
 def test_selected_channels_are_the_highest():
     q, share = selected_channels(torch.tensor([1.0, 4.0, 2.0, 3.0]), 2)
     assert q.t().tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]] and share == pytest.approx([0.4, 0.7, 0.9, 1.0])
