@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
     settings = _settings(config, arguments)
     identity = {"settings": settings, "weights": _identity(weights), "text": text.sha256 if text else None}
     draft = Draft(folder, identity | {"max_shard_size": arguments.max_shard_size})
+    parent = replace(parent, scratch=draft.folder)
     try:
         frontier = None
         if searches:

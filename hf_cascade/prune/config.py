@@ -63,7 +63,7 @@ class PruneConfig:
             in the layer's output that the other columns cannot make up for (ours). Also `"minitron"`, `"wanda"` and
             `"magnitude"`; see `hf_cascade.prune.scores`.
         compensation (`str`, *optional*): `"none"` (the paper); `"write"` re-fits o_proj and down_proj to the parent's
-            stream; `"read_write"` also what every norm's readers see.
+            stream; `"read_write"` also what every norm's readers see, where layers or directions of the stream go.
         tie_merge (`str`, *optional*): how an untied parent's two matrices become one: `"average"`, `"embedding"` or
             `"head"` alone, or the row-wise `"least_squares"` compromise between both errors.
         balance (`bool`, *optional*): rescale pairs of layers to equal norms afterwards: the same outputs, and weights

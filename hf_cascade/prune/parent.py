@@ -7,6 +7,7 @@ is asked for and is forgotten afterwards.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class Parent:
         stored (`torch.dtype`): type of the stored weights.
         storage (`torch.device`): where streams wait between layers.
         stored_dtype (`Callable[[str], torch.dtype]`): a weight's stored type by its name.
+        scratch (`Path`, *optional*): folder for streams that need not be in memory.
     """
 
     model: PreTrainedModel
@@ -57,6 +59,7 @@ class Parent:
     stored: torch.dtype
     storage: torch.device
     stored_dtype: Callable[[str], torch.dtype]
+    scratch: Path | None = None
 
     @classmethod
     def from_model(cls, model: PreTrainedModel) -> "Parent":

@@ -296,7 +296,7 @@ def finish(text: Calibration, builder: ChildBuilder, job: Job, x: list[Tensor]) 
         else:
             plain = Exit(flat_k * factor, read_head(parent.head_VD(), gain_D, rotation_Dk, dtype), epsilon)
         gain_k, head_Vk = plain.gain_D, plain.head_VD
-        if config.compensation == "read_write":
+        if builder.reads:
             read_Dk, scale = read_map(x[:fitted], builder.stream[:fitted], rotation_Dk, builder.epsilons, config.ridge)
             gain_k, head_Vk = flat_k * scale, read_head(parent.head_VD(), gain_D, read_Dk, dtype)
         job.writer.write(HEAD, head_Vk)

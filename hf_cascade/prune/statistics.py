@@ -1,12 +1,11 @@
 """The parent run over calibration text to see what it is made of: what Algorithm 2 ranks layers and directions by.
 
 Forward, one layer at a time, for the scores and PCA; for `fisher` then backward through the same layers, on as much
-text as keeps the layers' inputs within the memory of two streams.
+text as keeps the layers' inputs within the size of two streams (on the disk, for a model that is on one).
 
 D hidden, F FFN width, L layers, V vocabulary; N tokens, B, T batch and window, C rows of a chunk
 """
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +21,7 @@ from hf_cascade.prune.layers import after_attention, after_ffn, normalised
 from hf_cascade.prune.parent import Parent
 from hf_cascade.prune.plan import top
 from hf_cascade.prune.scores import FFN_SCORES, LAYER_SCORES, Activations
+from hf_cascade.prune.scratch import LayerInputs
 
 ENOUGH = 4  # tokens a direction that `fisher` looks at, at least; ours
 
@@ -94,11 +94,11 @@ def collect(
     narrows = shape["hidden_size"] < parent.config.get_text_config().hidden_size
     fisher = narrows and config.hidden_basis == "fisher"
     skipped = SkippedLayers(text) if config.layer_score == "loss_drop" else None
-    stream, inputs = text.parent_entry(), []
+    stream, inputs = text.parent_entry(), LayerInputs(parent.scratch)
     for number in range(len(parent.parts.layers)):
         layer = parent.layer(number)
-        if fisher and number % _spacing(parent) == 0:
-            inputs.append(list(stream))
+        if fisher:
+            inputs.push(stream)
         if skipped is not None:
             skipped.through(number, layer, stream)
         observe = Observer(parent, layer, config.hidden_basis if narrows and not fisher else None)
@@ -213,25 +213,7 @@ class SkippedLayers:
         return [(loss(stream) - full) / self.text.tokens for stream in self.streams]
 
 
-def _spacing(parent: Parent) -> int:
-    """Every so many layers `fisher` keeps their input; the others' are computed again, a group at a time."""
-    return math.isqrt(len(parent.parts.layers))
-
-
-def _inputs(text: Calibration, stream: list[Tensor], first: int, last: int) -> list[list[Tensor]]:
-    """The inputs of layers `first` to `last`, from that of `first`."""
-    parent, inputs = text.parent, [stream]
-    for number in range(first, last):
-        layer, after = parent.layer(number), []
-        for batch, stored in enumerate(inputs[-1]):
-            middle_BTD = after_attention(layer, stored.to(parent.device), text.arguments(number, batch))
-            after.append(after_ffn(layer, middle_BTD).to(parent.storage))
-        inputs.append(after)
-        del layer  # before the next one is read
-    return inputs
-
-
-def _sensitivity(text: Calibration, inputs, found: Statistics, seed: int, advance) -> None:
+def _sensitivity(text: Calibration, inputs: LayerInputs, found: Statistics, seed: int, advance) -> None:
     """Backward through the layers from the final stream: sums of y y^T and g g^T at the norms that stay."""
     parent = text.parent
     hidden = parent.config.get_text_config().hidden_size
@@ -250,12 +232,11 @@ def _sensitivity(text: Calibration, inputs, found: Statistics, seed: int, advanc
         gradients.append(x_BTD.grad.to(parent.storage))
     site.finish(found)
     del end, site
-    kept, spacing, group = set(found.kept), _spacing(parent), []
-    for number in reversed(range(len(parent.parts.layers))):
-        group = group or _inputs(text, inputs.pop(), number - number % spacing, number)
+    kept = set(found.kept)
+    for number in reversed(range(len(inputs))):
         layer = parent.layer(number)
         sites = NormSite(parent), NormSite(parent)
-        for batch, stored in enumerate(group.pop()):
+        for batch, stored in enumerate(inputs.pop()):
             x_BTD = stored.to(parent.device).requires_grad_()
             arguments = text.arguments(number, batch)
             normed, gradient = _backward(parent, layer, x_BTD, arguments, gradients[batch].to(parent.device))

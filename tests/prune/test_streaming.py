@@ -281,7 +281,9 @@ LAYER = (FolderState, "save_streams")
         ((command.manifest, "write"), 1, True, []),
     ],
 )
-def test_an_interrupted_run_is_taken_up(parent, text, finished, tmp_path, monkeypatch, capsys, where, calls, after, flags):  # fmt: skip
+def test_an_interrupted_run_is_taken_up(
+    parent, text, finished, tmp_path, monkeypatch, capsys, where, calls, after, flags
+):
     whole, child = finished(*flags), tmp_path / "child"
     release = interrupt(monkeypatch, *where, calls, after)
     with pytest.raises(KeyboardInterrupt):
