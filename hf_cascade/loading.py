@@ -20,6 +20,7 @@ from hf_cascade.anatomy import WRAPPERS
 
 # Everything a model folder has beside its config and weights; a stage passes it on unchanged.
 COMPANIONS = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "tekken.json", "*.jinja")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "tekken.json", "*.spm", "spiece.model")
 COMPANIONS += (
     "added_tokens.json",
     "chat_template*",
@@ -96,6 +97,10 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: there is none.
     """
+    folder = Path(assets.locate(model))
+    if folder.is_dir() and not any(file for pattern in VOCABULARIES for file in folder.glob(pattern)):
+        # transformers makes an empty one of the config's family
+        raise ValueError(f"{model} has no tokenizer that opens: no {', '.join(VOCABULARIES)} in its folder")
     try:
         return AutoTokenizer.from_pretrained(assets.locate(model), trust_remote_code=False)
     except (OSError, ValueError) as error:

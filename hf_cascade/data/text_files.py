@@ -31,6 +31,8 @@ def load_texts(source: str, field: str = "text", split: str = "train", limit: in
         kind = place.with_suffix("").suffix if place.suffix == ".gz" else place.suffix
         if kind not in BUILDERS:
             raise ValueError(f"{source}: text files may end in {', '.join(BUILDERS)}, each also with .gz")
+        if place.stat().st_size == 0:
+            raise ValueError(f"{source} holds no text: the file is empty")
         options = {"sample_by": "document"} if BUILDERS[kind] == "text" else {}
         rows = load_dataset(BUILDERS[kind], data_files=str(place), split="train", **options)
     elif place.suffix in BUILDERS or place.is_dir():

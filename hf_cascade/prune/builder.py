@@ -104,7 +104,7 @@ class ChildBuilder:
         held_out = stream[text.fitted :]
         # the compensated child's stream: held-out text alone where nothing is fitted
         self.stream: list[Tensor] = stream if self.fits else held_out
-        self.plain: list[Tensor] = list(held_out) if self.fits and measures else []
+        self.plain: list[Tensor] = [part.clone() for part in held_out] if self.fits and measures else []
         self.layer: nn.Module | None = None  # begun and not settled
         self.ffn_read: tuple[Tensor, float] | None = None
         self.ffn_kept_score: list[float] = []
