@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hf_cascade.cli import main as hf_cascade
-from hf_cascade.prune import draft, state
+from hf_cascade.prune import command, draft, state
 from hf_cascade.prune.checkpoint import INDEX, SINGLE
 from hf_cascade.prune.shards import ShardWriter
 from tests.prune.families import SHAPE, VOCABULARY, build
@@ -37,6 +37,14 @@ def save_tokenizer(folder, vocabulary: int = VOCABULARY) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>")
     fast.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """No plots, which would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command.pruning_plots, "pruning", lambda *arguments: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def run(text, tmp_path, capsys):
     """The command on a parent, its child in a folder of its own; gives exit status and what stderr's last line says."""
     (tmp_path / "out").mkdir()
 
-    def command(parent, *flags) -> tuple[int, str]:
+    def prune(parent, *flags) -> tuple[int, str]:
         given = {"--model": parent, "--output_dir": tmp_path / "out" / "child", "--calibration": text}
         given |= {"--calibration_length": 32, "--calibration_samples": 40}
         for name, value in zip(flags[::2], flags[1::2], strict=True):
@@ -88,21 +96,21 @@ def run(text, tmp_path, capsys):
         assert len(errors) == (status != 0) and (status == 0 or errors[0] == lines[-1]), lines
         return status, (errors or [""])[0]
 
-    return command
+    return prune
 
 
 @pytest.fixture
 def refused(run, tmp_path):
     """As `run`, for what must be refused and leave nothing; gives what it said."""
 
-    def command(parent, *flags) -> str:
+    def prune(parent, *flags) -> str:
         before = sorted(tmp_path.rglob("*"))
         status, said = run(parent, *(flags or TARGET))
         assert status == 2
         assert sorted(tmp_path.rglob("*")) == before
         return said
 
-    return command
+    return prune
 
 
 def change_weights(file, change) -> None:
@@ -193,7 +201,6 @@ def test_weights_of_another_format(single, refused, file, hint):
     assert (f"{file} is of another format: save it again with save_pretrained" in said) == hint
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "flags", [TARGET, ["--intermediate_size", "56"], ["--num_hidden_layers", "3", "--method", "paper"]]
 )
@@ -201,7 +208,8 @@ def test_weights_of_another_format(single, refused, file, hint):
     "name",
     [UP, "model.layers.3.input_layernorm.weight", "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"],
 )
-def test_weights_that_are_no_numbers(single, refused, name, flags, bad):
+def test_weights_that_are_no_numbers(single, refused, name, flags):
+    bad = float("inf" if flags == TARGET else "nan")
     change_weights(single / SINGLE, lambda weights: weights[name].view(-1)[5:6].fill_(bad))
     assert f"{name} holds NaN or infinite values: the parent's weights are broken" in refused(single, *flags)
 

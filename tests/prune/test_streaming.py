@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hf_cascade.cli import main as hf_cascade
 from hf_cascade.loading import load_config, load_model
 from hf_cascade.prune import command
 from hf_cascade.prune.checkpoint import INDEX, SINGLE, expected_weights
+from hf_cascade.prune.draft import SECONDS_VARIABLE
 from hf_cascade.prune.model import prune_with_report
 from hf_cascade.prune.parent import Parent, skeleton
 from hf_cascade.prune.pipeline import prune
@@ -28,7 +30,15 @@ from tests.prune.families import VOCABULARY, build, ids
 TARGET = {"num_hidden_layers": 3, "hidden_size": 36, "intermediate_size": 56}
 FLAGS = [part for name, value in TARGET.items() for part in (f"--{name}", str(value))]
 FLAGS += ["--calibration_length", "32", "--calibration_samples", "40"]
-SAVE_SECONDS = "HF_CASCADE_PRUNE_SAVE_SECONDS"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Streams are saved after every layer that is done; no plots, which would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SECONDS_VARIABLE, "0")
+        patch.setattr(command.pruning_plots, "pruning", lambda *arguments: None)
+        yield
 
 
 def stored(folder) -> dict[str, tuple[str, list[int], bytes]]:
@@ -59,18 +69,18 @@ def random_words(count: int, vocabulary: int) -> str:
     return " ".join(f"w{number}" for number in numbers)
 
 
-@pytest.fixture
-def text(tmp_path):
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
     """A file of random words: 60 windows of 32."""
-    file = tmp_path / "text.txt"
+    file = tmp_path_factory.mktemp("text") / "text.txt"
     file.write_text(random_words(60 * 32, VOCABULARY))
     return file
 
 
-@pytest.fixture
-def parent(tmp_path):
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
     """A Qwen3 folder of several shards with tokenizer."""
-    folder = tmp_path / "parent"
+    folder = tmp_path_factory.mktemp("models") / "parent"
     build("qwen3", dtype=torch.float32).save_pretrained(folder, max_shard_size="200KB")
     save_tokenizer(folder, VOCABULARY)
     return folder
@@ -100,8 +110,9 @@ def streamed(folder, config: PruneConfig, held_out: int, into, shards: str) -> d
     return report
 
 
-@pytest.mark.parametrize("shards", ["5GB", "50KB"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "shards"), [(torch.float32, "5GB"), (torch.float32, "50KB"), (torch.bfloat16, "50KB")]
+)
 @pytest.mark.parametrize(
     ("family", "tied", "changes"),
     [
@@ -137,7 +148,7 @@ def test_the_parents_own_shape_is_copied_byte_for_byte(family, tmp_path):
     assert stored(tmp_path / "child") == stored(tmp_path / "parent") and report == {"kept_layers": [0, 1, 2, 3]}
 
 
-def test_the_tower_is_unchanged_whatever_type_the_rest_gets(tmp_path, text):
+def test_the_tower_is_unchanged_whatever_type_the_rest_gets(text, tmp_path):
     """A bf16 vision-language parent, its child in fp32."""
     parent, child = tmp_path / "parent", tmp_path / "child"
     build("mistral3", dtype=torch.bfloat16).save_pretrained(parent)
@@ -213,15 +224,17 @@ def test_a_tied_head_is_not_written(tmp_path):
 # Kills
 
 
-@pytest.fixture
-def finished(parent, text, tmp_path, monkeypatch):
-    """The child of an uninterrupted run: a function of further flags."""
-    monkeypatch.setenv(SAVE_SECONDS, "0")
+@pytest.fixture(scope="module")
+def finished(parent, text, tmp_path_factory):
+    """Children of uninterrupted runs, by their further flags."""
+    known = {}
 
-    def make(*flags):
-        folder = tmp_path / "whole" / "child"
-        assert run(parent, text, folder, *FLAGS, *flags) == 0
-        return folder
+    def make(*flags, parent=parent, text=text):
+        key = (parent, text, *flags)
+        if key not in known:
+            known[key] = tmp_path_factory.mktemp("whole") / "child"
+            assert run(parent, text, known[key], *FLAGS, *flags) == 0
+        return known[key]
 
     return make
 
@@ -285,6 +298,7 @@ def test_an_interrupted_run_is_taken_up(
     parent, text, finished, tmp_path, monkeypatch, capsys, where, calls, after, flags
 ):
     whole, child = finished(*flags), tmp_path / "child"
+    capsys.readouterr()
     release = interrupt(monkeypatch, *where, calls, after)
     with pytest.raises(KeyboardInterrupt):
         run(parent, text, child, *FLAGS, *flags)
@@ -317,14 +331,14 @@ def test_layers_that_are_done_are_not_done_again(parent, text, finished, tmp_pat
 )
 def test_a_draft_of_something_else_is_started_over(parent, text, finished, tmp_path, monkeypatch, capsys, change):
     """Other settings, or (`None`) other weights."""
-    child = tmp_path / "child"
+    parent, child = shutil.copytree(parent, tmp_path / "parent"), tmp_path / "child"
     release = interrupt(monkeypatch, *LAYER, 2)
     with pytest.raises(KeyboardInterrupt):
         run(parent, text, child, *FLAGS)
     release()
     if change is None:
         build("qwen3", seed=3, dtype=torch.float32).save_pretrained(parent, max_shard_size="200KB")
-    whole = finished(*change or ())
+    whole = finished(*change or (), parent=parent)
     assert run(parent, text, child, *FLAGS, *change or ()) == 0
     assert "going on with" not in capsys.readouterr().err
     check_same(child, whole)
@@ -342,12 +356,13 @@ def test_a_draft_whose_weights_are_gone_is_started_over(parent, text, finished, 
     check_same(child, whole)
 
 
-def test_a_killed_process_is_taken_up(text, finished, tmp_path, monkeypatch, capsys):
+def test_a_killed_process_is_taken_up(finished, tmp_path, capsys):
     """SIGKILL, which no process can prepare for."""
-    parent, child = tmp_path / "parent", tmp_path / "child"
-    flags = ["--calibration_length", "128", "--calibration_samples", "200", "--num_hidden_layers", "7"]
+    parent, text, child = tmp_path / "parent", tmp_path / "text.txt", tmp_path / "child"
+    flags = ["--calibration_length", "64", "--calibration_samples", "80", "--num_hidden_layers", "7"]
     build("qwen3", dtype=torch.float32, num_hidden_layers=8).save_pretrained(parent)
-    text.write_text(random_words(220 * 128, VOCABULARY))
+    save_tokenizer(parent, VOCABULARY)
+    text.write_text(random_words(100 * 64, VOCABULARY))
     arguments = ["--model", parent, "--calibration", text, "--output_dir", child, *FLAGS, *flags]
     streams = draft_of(child) / "streams.safetensors"
     with subprocess.Popen(
@@ -361,4 +376,4 @@ def test_a_killed_process_is_taken_up(text, finished, tmp_path, monkeypatch, cap
     assert streams.exists() and not child.exists()
     assert run(parent, text, child, *FLAGS, *flags) == 0
     assert "going on with" in capsys.readouterr().err
-    check_same(child, finished(*flags))
+    check_same(child, finished(*flags, parent=parent, text=text))
