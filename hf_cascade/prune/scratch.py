@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,11 +27,20 @@ class LayerInputs:
         return self.folder / f"inputs-{self.count:05}.safetensors"
 
     def push(self, stream: list[Tensor]) -> None:
-        """Keep the batches of a stream."""
+        """
+        Keep the batches of a stream.
+
+        Raises:
+            OSError: the disk is full.
+        """
         if self.folder is None:
             self.kept.append(list(stream))
         else:
-            save_file({str(number): part.contiguous() for number, part in enumerate(stream)}, self._file())
+            tensors = {str(number): part.contiguous() for number, part in enumerate(stream)}
+            try:
+                save_file(tensors, self._file())
+            except SafetensorError as error:  # the disk is full
+                raise OSError(f"{self._file()} cannot be written: {error}") from error
         self.count += 1
 
     def pop(self) -> list[Tensor]:

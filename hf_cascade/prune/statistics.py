@@ -128,6 +128,7 @@ def collect(
     found.final_stream = stream
     if skipped is not None:
         found.layer_scores = skipped.scores(stream)
+        del skipped
     if fisher:
         found.kept = top(torch.tensor(found.layer_scores, dtype=torch.float64), shape["num_hidden_layers"]).tolist()
         _sensitivity(text, inputs, found, config.seed, advance)

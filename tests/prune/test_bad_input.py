@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hf_cascade.cli import main as hf_cascade
-from hf_cascade.prune import command, draft, state
+from hf_cascade.prune import command, draft, scratch, state
 from hf_cascade.prune.checkpoint import INDEX, SINGLE
 from hf_cascade.prune.shards import ShardWriter
 from tests.prune.families import SHAPE, VOCABULARY, build
@@ -377,17 +377,17 @@ def test_a_disk_that_fills_while_weights_are_written(single, run, whole, tmp_pat
     check_goes_on(single, run, whole, tmp_path, monkeypatch, (ShardWriter, "write", write))
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_disk_that_fills_while_state_is_saved(single, run, whole, tmp_path, monkeypatch, number):
-    """safetensors has an error of its own for it."""
+@pytest.mark.parametrize(("module", "number"), [(state, 1), (state, 2), (scratch, 1), (scratch, 4)])
+def test_a_disk_that_fills_while_other_things_are_saved(single, run, whole, tmp_path, monkeypatch, module, number):
+    """Decisions, streams, what `fisher` needs: safetensors has an error of its own for it."""
     monkeypatch.setenv(draft.SECONDS_VARIABLE, "0")
     original, calls = save_file, []
 
-    def save(tensors, file, metadata):
+    def save(tensors, file, **metadata):
         calls.append(file)
-        original(tensors, file if len(calls) != number else file / "no" / "folder", metadata)
+        original(tensors, file if len(calls) != number else file / "no" / "folder", **metadata)
 
-    check_goes_on(single, run, whole, tmp_path, monkeypatch, (state, "save_file", save))
+    check_goes_on(single, run, whole, tmp_path, monkeypatch, (module, "save_file", save))
 
 
 def check_goes_on(single, run, whole, tmp_path, monkeypatch, failure) -> None:

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from hf_cascade.prune.parent import skeleton
 from tests.prune.test_streaming import random_words, save_tokenizer
 
-LAYERS, HIDDEN, FFN, HEADS, VOCABULARY, TOKENS = 32, 1024, 3584, 1024, 2048, 4096
-CHILD = {"num_hidden_layers": 24, "hidden_size": 768, "intermediate_size": 1792}
+LAYERS, HIDDEN, FFN, HEADS, VOCABULARY, TOKENS = 24, 1024, 3584, 1024, 2048, 2048
+CHILD = {"num_hidden_layers": 18, "hidden_size": 768, "intermediate_size": 1792}
 # the allocator's own and what Python reads; measured with all sizes a quarter of these
 SLACK_BYTES = 64 * 2**20
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_several_times_larger_than_the_limit(tmp_path):
 
     shape = [part for name, value in CHILD.items() for part in (f"--{name}", str(value))]
     command = ["prune", "--model", parent, "--output_dir", tmp_path / "child", "--calibration", tmp_path / "text.txt"]
-    command += ["--calibration_length", 128, "--calibration_samples", TOKENS // 128, "--batch_size", 4, *shape]
+    command += ["--calibration_length", 128, "--calibration_samples", TOKENS // 128, "--batch_size", 1, *shape]
     environment = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "PATH": "/usr/bin"}
     done = subprocess.run(
         [sys.executable, "-c", UNDER_A_LIMIT, str(limit), *map(str, command)],
