@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hf_cascade.prune.ends import row_chunks
 from hf_cascade.prune.layers import normalised
 from hf_cascade.prune.parent import Parent
 
@@ -42,7 +43,13 @@ class Exit:
 
     def logits(self, y_CD: Tensor) -> Tensor:
         """[C, V] of normalised states."""
-        return nn.functional.linear(y_CD * self.gain_D, self.head_VD.to(y_CD))
+        gained_CD = y_CD * self.gain_D
+        parts = [nn.functional.linear(gained_CD, self.head_VD[rows].to(y_CD)) for rows in self._rows()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _rows(self) -> list[slice]:
+        """A head of another type is cast a part at a time: cast whole it is as large as a layer."""
+        return [slice(None)] if self.head_VD.dtype == self.gain_D.dtype else row_chunks(self.head_VD)
 
     def loss(self, x_BTD: Tensor, ids_BT: Tensor) -> float:
         """Sum of the next-token loss over all but each window's last token."""
@@ -67,4 +74,4 @@ class Exit:
         uniform_C1 = torch.rand(len(p_CV), 1, dtype=torch.float64, generator=generator).to(p_CV.device)
         drawn_C1 = torch.searchsorted(p_CV.double().cumsum(1), uniform_C1).clamp(max=p_CV.shape[1] - 1)
         p_CV.scatter_add_(1, drawn_C1, torch.full_like(drawn_C1, -1, dtype=p_CV.dtype))
-        return (p_CV @ self.head_VD.to(p_CV)) * self.gain_D
+        return sum(p_CV[:, rows] @ self.head_VD[rows].to(p_CV) for rows in self._rows()) * self.gain_D

@@ -83,7 +83,17 @@ def test_a_checkpoint_several_times_larger_than_the_limit(tmp_path):
 
     shape = [part for name, value in CHILD.items() for part in (f"--{name}", str(value))]
     command = ["prune", "--model", parent, "--output_dir", tmp_path / "child", "--calibration", tmp_path / "text.txt"]
-    command += ["--calibration_length", 128, "--calibration_samples", TOKENS // 128, "--batch_size", 1, *shape]
+    command += [
+        "--calibration_length",
+        128,
+        "--calibration_samples",
+        TOKENS // 128,
+        "--batch_size",
+        1,
+        "--max_shard_size",
+        "40MB",
+        *shape,
+    ]
     environment = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "PATH": "/usr/bin"}
     done = subprocess.run(
         [sys.executable, "-c", UNDER_A_LIMIT, str(limit), *map(str, command)],

@@ -200,3 +200,16 @@ def test_exit_against_the_stock_model():
     assert ends[0].divergence(streams[0], ends[1], streams[1]) == pytest.approx(expected, rel=1e-5)
     loss = -float(p[:, :-1].gather(2, ids()[:, 1:, None]).sum())
     assert ends[0].loss(streams[0], ids()) == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_head_of_another_type_is_cast_part_by_part(monkeypatch):
+    from hf_cascade.prune import ends
+
+    torch.manual_seed(0)
+    gain, head, y = torch.rand(48) + 0.5, torch.randn(97, 48).bfloat16(), torch.randn(30, 48)
+    whole, parts = Exit(gain, head.float(), 1e-6), Exit(gain, head, 1e-6)
+    monkeypatch.setattr(ends, "CHUNK_ENTRIES", 48 * 10)
+    assert len(parts._rows()) == 10 and len(whole._rows()) == 1
+    torch.testing.assert_close(parts.logits(y), whole.logits(y))
+    gradients = [end.sampled_gradient(y, torch.Generator().manual_seed(0)) for end in (parts, whole)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
