@@ -67,6 +67,7 @@ def write_checkpoint(folder) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="scoring FFN columns still needs more than the limit", strict=True)
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts anonymous memory on Linux only")
 def test_a_checkpoint_several_times_larger_than_the_limit(tmp_path):
