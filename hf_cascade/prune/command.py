@@ -96,7 +96,6 @@ def _prune_into(
     batches, held_out = ([], 0) if text is None else text.batches(arguments.batch_size)
     images = None if text is None else text.project(parent)
     child, report = prune(parent, config, batches, held_out, make_writer, images=images, state=draft.state)
-    draft.state.remove()
     if frontier is not None:
         report["frontier"] = frontier
     child.config.architectures = [type(child).__name__]

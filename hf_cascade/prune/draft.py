@@ -68,6 +68,7 @@ class Draft:
 
     def publish(self) -> None:
         """Move it to its place: a folder that exists is complete."""
+        self.state.remove()
         for name in (SETTINGS, SEARCH):
             (self.folder / name).unlink(missing_ok=True)
         if self.target.is_dir():

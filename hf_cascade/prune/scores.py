@@ -14,6 +14,8 @@ from hf_cascade.prune.calibration import every
 from hf_cascade.prune.fit import add_gram, symmetric
 from hf_cascade.prune.layers import KEEP_BYTES, ffn_input
 
+NORMS_AT_ONCE = 512  # rows or columns of a weight; ours
+
 
 class Activations:
     """
@@ -74,6 +76,12 @@ def _per_column(activations: Iterator[Tensor], measure: Callable[[Tensor], Tenso
     return total, tokens
 
 
+def _norms(weight: Tensor, dim: int, order: int = 2) -> Tensor:
+    """Norms along a dimension in float64; a float64 copy is made of a few of them at a time."""
+    parts = weight.split(NORMS_AT_ONCE, dim=1 - dim)
+    return torch.cat([torch.linalg.vector_norm(part.double(), ord=order, dim=dim) for part in parts])
+
+
 def mean_abs(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     """Mean of |act(W1 x) * W3 x| (the paper): [F]."""
     total_F, tokens = _per_column(activations(), torch.abs)
@@ -88,20 +96,19 @@ def minitron(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
 def output(layer: nn.Module, activations: Activations, keep: int, stride: int = 1) -> Tensor:
     """Root mean square of the activation times the norm of the column of W2 it drives: [F]."""
     total_F, tokens = _per_column(activations(stride), torch.square)
-    return (total_F / tokens).sqrt() * layer.get_submodule(FFN_OUT).weight.double().norm(dim=0)
+    return (total_F / tokens).sqrt() * _norms(layer.get_submodule(FFN_OUT).weight, 0)
 
 
 def wanda(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     """Sum over a column of W2 of |weight| times the activation's norm (Wanda, arXiv 2306.11695, by column): [F]."""
     total_F, _ = _per_column(activations(), torch.square)
-    return total_F.sqrt() * layer.get_submodule(FFN_OUT).weight.double().abs().sum(0)
+    return total_F.sqrt() * _norms(layer.get_submodule(FFN_OUT).weight, 0, order=1)
 
 
 def magnitude(layer: nn.Module, activations: Activations, keep: int) -> Tensor:
     """Product of the norms of a column's three weights; looks at no text: [F]."""
-    makers = (layer.mlp.gate_proj, layer.mlp.up_proj)
-    norms = [maker.weight.double().norm(dim=1) for maker in makers]
-    return norms[0] * norms[1] * layer.get_submodule(FFN_OUT).weight.double().norm(dim=0)
+    made_F = _norms(layer.mlp.gate_proj.weight, 1) * _norms(layer.mlp.up_proj.weight, 1)
+    return made_F * _norms(layer.get_submodule(FFN_OUT).weight, 0)
 
 
 # Ours, measured on the tiny parent at half and a quarter of its width, KL after compensation: `output` .077 and .330;

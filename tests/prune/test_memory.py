@@ -67,7 +67,6 @@ def write_checkpoint(folder) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="scoring FFN columns still needs more than the limit", strict=True)
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts anonymous memory on Linux only")
 def test_a_checkpoint_several_times_larger_than_the_limit(tmp_path):
@@ -95,7 +94,8 @@ def test_a_checkpoint_several_times_larger_than_the_limit(tmp_path):
         "40MB",
         *shape,
     ]
-    environment = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "0", "PATH": "/usr/bin"}
+    # Tensors of a real model are above the 32 MB from which the allocator always gives memory back; these are below.
+    environment = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "PATH": "/usr/bin"}
     done = subprocess.run(
         [sys.executable, "-c", UNDER_A_LIMIT, str(limit), *map(str, command)],
         capture_output=True,
