@@ -134,10 +134,10 @@ def test_every_hop_on_the_meta_device_ends_as_released():
 def test_every_hop_on_real_tensors_a_64th_as_wide(tmp_path):
     """All widths divided by 64, all 40 layers: the command, hop after hop, with the recipe's settings."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     from hf_cascade.cli import main as hf_cascade
+    from tests.prune.families import save_tokenizer
 
     widths = ("hidden_size", "intermediate_size", "vocab_size")
     config = json.loads((FOLDER / "parent_config.json").read_text())
@@ -150,9 +150,7 @@ def test_every_hop_on_real_tensors_a_64th_as_wide(tmp_path):
     (tmp_path / "config/config.json").write_text(json.dumps(config))
     parent = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(tmp_path / "config"))
     parent.to(torch.bfloat16).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(2048)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2").save_pretrained(folder)
+    save_tokenizer(folder, 2048)
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"w{n}" for n in torch.randint(4, 2048, (1500,)).tolist()))
 

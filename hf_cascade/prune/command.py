@@ -14,13 +14,14 @@ from trl import TrlParser
 from hf_cascade import manifest, pruning_plots
 from hf_cascade.anatomy import TOWER
 from hf_cascade.loading import copy_companions, load_config, local_weights
-from hf_cascade.prune.child import check_target, is_own_shape
+from hf_cascade.prune.child import check_target, child_config, is_own_shape, target_shape
 from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.prune.draft import Draft
-from hf_cascade.prune.parent import Parent
+from hf_cascade.prune.parent import Parent, skeleton
 from hf_cascade.prune.pipeline import prune
 from hf_cascade.prune.search import budget, find_shape
 from hf_cascade.prune.shards import check_shard_size
+from hf_cascade.prune.statistics import scoring_tokens
 from hf_cascade.prune.text import CalibrationText, read_text
 
 REPORT = "prune_report.json"
@@ -93,6 +94,7 @@ def _prune_into(
 
     if draft.is_resumed:
         print(f"hf-cascade: going on with {draft.folder}", file=sys.stderr)
+    draft.check_room(_needed_bytes(parent, config, chosen or parent.stored, text))
     batches, held_out = ([], 0) if text is None else text.batches(arguments.batch_size)
     images = None if text is None else text.project(parent)
     child, report = prune(parent, config, batches, held_out, make_writer, images=images, state=draft.state)
@@ -123,6 +125,22 @@ def _prune_into(
     print(f"{draft.target}: {child.num_parameters():,} parameters from {parent.model.num_parameters():,}")
     if "held_out" in report:
         print(_sentence(report["held_out"]))
+
+
+def _needed_bytes(parent: Parent, config: PruneConfig, dtype: torch.dtype, text: CalibrationText | None) -> int:
+    """Most that the disk will hold: weights, and saved streams (old beside new) or `fisher`'s layer inputs."""
+    decoder, shape = parent.config.get_text_config(), target_shape(parent.config, config)
+    layers = list(range(shape["num_hidden_layers"]))
+    weights = skeleton(child_config(parent.config, config, layers)).num_parameters() * dtype.itemsize
+    if text is None:
+        return weights
+    streams = 2 * text.all_tokens * (decoder.hidden_size + shape["hidden_size"])
+    narrows = shape["hidden_size"] < decoder.hidden_size
+    inputs = 0
+    if narrows and config.hidden_basis == "fisher":
+        looked_at = min(scoring_tokens(text.tokens, decoder), text.tokens)
+        inputs = int(looked_at) * decoder.hidden_size * decoder.num_hidden_layers
+    return weights + max(streams, inputs) * parent.dtype.itemsize
 
 
 def _sentence(held_out: dict) -> str:

@@ -52,15 +52,25 @@ class Draft:
         writer = ShardWriter(self.folder, child, dtype_of, max_shard_size)
         if not writer.is_created():
             self.state.remove()  # what was decided for weights that are not there
-            free = shutil.disk_usage(self.folder).free
-            if free < writer.bytes + SPARE_BYTES:
-                self.discard()
-                raise OSError(
-                    f"{self.target} needs {(writer.bytes + SPARE_BYTES) / 1e9:,.2f} GB and its disk has "
-                    f"{free / 1e9:,.2f} GB free: make room, or name a folder elsewhere"
-                )
             writer.create()
         return writer
+
+    def check_room(self, needed_bytes: int) -> None:
+        """
+        See to it that the disk has room for the whole work; what a draft that goes on already holds counts as room.
+
+        Raises:
+            OSError: it has not; a draft without work in it is gone.
+        """
+        held = sum(file.stat().st_size for file in self.folder.iterdir())
+        free, needed = shutil.disk_usage(self.folder).free + held, needed_bytes + SPARE_BYTES
+        if free < needed:
+            if not self.is_resumed:
+                self.discard()
+            raise OSError(
+                f"{self.target} and the work on it need {needed / 1e9:,.2f} GB and its disk has {free / 1e9:,.2f} GB "
+                "free: make room, or name a folder elsewhere"
+            )
 
     def discard(self) -> None:
         """Throw it away."""

@@ -68,9 +68,12 @@ def scoring_text(text: Calibration, config: PruneConfig, narrows: bool) -> Calib
     """
     if config.hidden_basis != "fisher" or not narrows:
         return text.spread(text.tokens)
-    layers = len(text.parent.parts.layers)
-    hidden = text.parent.config.get_text_config().hidden_size
-    return text.spread(max(2 * text.tokens / layers, ENOUGH * hidden))
+    return text.spread(scoring_tokens(text.tokens, text.parent.config.get_text_config()))
+
+
+def scoring_tokens(tokens: int, decoder) -> float:
+    """Of so many fitted tokens those that `fisher` wants, of a parent with this decoder config; there may be fewer."""
+    return max(2 * tokens / decoder.num_hidden_layers, ENOUGH * decoder.hidden_size)
 
 
 @torch.no_grad()

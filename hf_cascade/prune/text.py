@@ -46,6 +46,11 @@ class CalibrationText:
         return self.fitted_NT.numel() + sum(sample["input_ids"].numel() for sample in self.samples)
 
     @property
+    def all_tokens(self) -> int:
+        """Held-out ones too."""
+        return self.tokens + (0 if self.held_out_NT is None else self.held_out_NT.numel())
+
+    @property
     def sha256(self) -> str:
         """Hash of all token ids."""
         parts = [self.fitted_NT, *(sample["input_ids"] for sample in self.samples)]

@@ -1,6 +1,7 @@
 """Tiny random models of every family that can be pruned, and text for them."""
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -13,6 +14,7 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PixtralVisionConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -131,3 +133,14 @@ def divergence(parent, child, input_ids) -> float:
     """Mean KL(parent || child) a token, in nats."""
     p, q = logits(parent, input_ids).log_softmax(-1), logits(child, input_ids).log_softmax(-1)
     return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def save_tokenizer(folder, vocabulary: int = VOCABULARY, **kwargs) -> None:
+    """A tokenizer of one word a token, `w3`, `w4`, ..., beside a model; `kwargs` set attributes."""
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, vocabulary)}}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>")
+    for name, value in kwargs.items():
+        setattr(fast, name, value)
+    fast.save_pretrained(folder)

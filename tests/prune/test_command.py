@@ -5,12 +5,11 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from hf_cascade import manifest
 from hf_cascade.cli import main as hf_cascade
-from tests.prune.families import VOCABULARY, build
+from tests.prune.families import VOCABULARY, build, save_tokenizer
 
 SHAPE = ["--num_hidden_layers", "3", "--hidden_size", "36", "--intermediate_size", "56"]
 
@@ -20,12 +19,7 @@ def parent(tmp_path_factory):
     """A Qwen3 folder with tokenizer and chat template."""
     folder = tmp_path_factory.mktemp("models") / "parent"
     build("qwen3", dtype=torch.float32).save_pretrained(folder)
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, VOCABULARY)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>")
-    fast.chat_template = "{{ messages[0]['content'] }}"
-    fast.save_pretrained(folder)
+    save_tokenizer(folder, chat_template="{{ messages[0]['content'] }}")
     return folder
 
 

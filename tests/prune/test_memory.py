@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from hf_cascade.prune.parent import skeleton
-from tests.prune.test_streaming import random_words, save_tokenizer
+from tests.prune.families import save_tokenizer
+from tests.prune.test_streaming import random_words
 
 LAYERS, HIDDEN, FFN, HEADS, VOCABULARY, TOKENS = 24, 1024, 3584, 1024, 2048, 2048
 CHILD = {"num_hidden_layers": 18, "hidden_size": 768, "intermediate_size": 1792}

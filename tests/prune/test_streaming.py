@@ -10,8 +10,6 @@ import time
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from hf_cascade import PruneConfig
 from hf_cascade.anatomy import HEAD, TOWER, is_tied
@@ -25,7 +23,7 @@ from hf_cascade.prune.parent import Parent, skeleton
 from hf_cascade.prune.pipeline import prune
 from hf_cascade.prune.shards import ShardWriter
 from hf_cascade.prune.state import FolderState
-from tests.prune.families import VOCABULARY, build, ids
+from tests.prune.families import VOCABULARY, build, ids, save_tokenizer
 
 TARGET = {"num_hidden_layers": 3, "hidden_size": 36, "intermediate_size": 56}
 FLAGS = [part for name, value in TARGET.items() for part in (f"--{name}", str(value))]
@@ -53,15 +51,6 @@ def stored(folder) -> dict[str, tuple[str, list[int], bytes]]:
             begin, end = (start + offset for offset in entry["data_offsets"])
             found[name] = (entry["dtype"], entry["shape"], content[begin:end])
     return found
-
-
-def save_tokenizer(folder, vocabulary: int) -> None:
-    """One word a token."""
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"w{number}": number for number in range(3, vocabulary)}}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>", pad_token="<pad>")
-    fast.save_pretrained(folder)
 
 
 def random_words(count: int, vocabulary: int) -> str:

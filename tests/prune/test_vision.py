@@ -12,7 +12,7 @@ from hf_cascade.prune.model import as_batches, prune_with_report
 from hf_cascade.prune.parent import Parent
 from hf_cascade.prune.pipeline import rebuild
 from hf_cascade.prune.state import NoState
-from tests.prune.families import build, ids
+from tests.prune.families import build, ids, save_tokenizer
 
 IMAGE = 3
 
@@ -110,16 +110,12 @@ class Processor:
 
 def test_the_command_calibrates_on_image_text(tmp_path, monkeypatch, capsys):
     from PIL import Image
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     from hf_cascade.cli import main as hf_cascade
     from hf_cascade.data import image_text
 
     build("mistral3", dtype=torch.float32).save_pretrained(tmp_path / "parent")
-    words = Tokenizer(models.WordLevel({f"w{n}": n for n in range(97)}, unk_token="w0"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w2").save_pretrained(tmp_path / "parent")
+    save_tokenizer(tmp_path / "parent")
     (tmp_path / "text.txt").write_text(" ".join(f"w{n}" for n in ids(1, 900)[0].tolist()))
     rows = []
     for number in range(6):
