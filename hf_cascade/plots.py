@@ -231,5 +231,6 @@ def _figure(perplexity: float) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Write a picture, in the format of the path's ending, and forget it."""
     figure.savefig(path, dpi=150)
     plt.close(figure)

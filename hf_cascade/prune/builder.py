@@ -104,6 +104,7 @@ class ChildBuilder:
         held_out = stream[text.fitted :]
         # the compensated child's stream: held-out text alone where nothing is fitted
         self.stream: list[Tensor] = stream if self.fits else held_out
+        # copies: the state of a run that stops before the first kept layer is saved without shared tensors
         self.plain: list[Tensor] = [part.clone() for part in held_out] if self.fits and measures else []
         self.layer: nn.Module | None = None  # begun and not settled
         self.ffn_read: tuple[Tensor, float] | None = None

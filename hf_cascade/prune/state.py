@@ -84,8 +84,7 @@ class FolderState:
         if builder.layer is not None or time.monotonic() - self._saved < self.seconds:
             return
         builder.writer.sync()
-        plain = [part.clone() for part in builder.plain]  # the same tensors as the stream's before the first kept layer
-        parts = {"x": x, "stream": builder.stream, "plain": plain}
+        parts = {"x": x, "stream": builder.stream, "plain": builder.plain}
         tensors = {f"{name}-{n}": part for name, stream in parts.items() for n, part in enumerate(stream)}
         facts = {"layer": number, "ffn_kept_score": builder.ffn_kept_score, "spectra": spectra}
         self._save("streams", tensors, facts)
