@@ -62,10 +62,12 @@ def trl_chunked(student_TD, head_VD, teacher_TE, teacher_head_VE, labels_T):
 
 
 def ours(student_TD, head_VD, teacher_TE, teacher_head_VE, labels_T):
-    """`hf_cascade.distill.loss.fused_forward_kl`."""
-    from hf_cascade.distill.loss import fused_forward_kl
+    """`hf_cascade.distill.loss.fused_divergence`."""
+    from hf_cascade.distill.loss import fused_divergence
+    from hf_cascade.distill.teacher import HiddenTargets
 
-    loss, _ = fused_forward_kl(student_TD, head_VD, teacher_TE, teacher_head_VE, labels_T, num_items=len(labels_T))
+    targets = HiddenTargets(teacher_TE, teacher_head_VE)
+    loss, _ = fused_divergence(student_TD, head_VD, targets, labels_T, num_items=len(labels_T))
     loss.backward()
 
 
@@ -74,7 +76,7 @@ METHODS = {
     "naive": (naive, "all logits, torch's kl_div"),
     "trl_gkd": (trl_gkd, "TRL GKD, generalized JSD, beta 0"),
     "trl_chunked": (trl_chunked, "TRL ChunkedDivergenceFunction, beta 0"),
-    "ours": (ours, "hf-cascade fused_forward_kl"),
+    "ours": (ours, "hf-cascade fused_divergence"),
 }
 
 

@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
+from hf_cascade.distill.divergences import KERNELS, Objective
+
 TEACHER_WINDOWS = ("mask", "extrapolate", "refuse")
+TEACHER_FLAGS = ("teacher_model_name_or_path", "teacher_url", "teacher_cache")
 
 
 @dataclass
@@ -16,10 +19,16 @@ class CascadeSFTConfig(SFTConfig):
         train_tokens (`int`, *optional*):
             Tokens this stage reads, all processes together. Sets `max_steps`: the nearest whole number of optimizer
             steps, at least one.
+        freeze_vision_tower (`bool`, *optional*, defaults to `True`):
+            Whether a vision-language model's tower stays as it is, while its projector is trained (paper sections 2
+            and 4).
     """
 
     train_tokens: int | None = field(
         default=None, metadata={"help": "Tokens this stage reads, all processes together. Sets `max_steps`."}
+    )
+    freeze_vision_tower: bool = field(
+        default=True, metadata={"help": "Whether a vision tower stays as it is; its projector is trained all the same."}
     )
 
     def __post_init__(self):
@@ -43,31 +52,57 @@ class CascadeDistillationConfig(CascadeSFTConfig):
     [`CascadeSFTConfig`] for distillation on logits. The defaults are the paper's: forward KL(teacher || student) alone.
 
     Args:
+        > Parameters that control the teacher
+
         teacher_model_name_or_path (`str`, *optional*):
             The frozen teacher. The paper distils every size from the original parent (Algorithm 1).
         teacher_dtype (`str`, *optional*, defaults to `"auto"`):
-            Type the teacher's weights are loaded in; `auto` is the checkpoint's own.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Softens both distributions; the loss is multiplied by its square, so that the gradient keeps its scale
-            (Hinton et al., 2015). Ours: paper silent, 1 is the plain KL.
-        next_token_weight (`float`, *optional*, defaults to `0.0`):
-            Weight of the next-token loss; the KL has one minus it. An ablation: the paper's section 2 finds KL alone
-            better.
+            Type the teacher's weights are loaded in; `auto` is the checkpoint's own, `fp8` quantises them where the
+            device can multiply in it.
+        teacher_url (`str`, *optional*):
+            Address of a teacher that `trainers/serve_teacher.py` serves, instead of one in this process.
+        teacher_cache (`str`, *optional*):
+            Folder of a teacher's most likely tokens, made by `trainers/cache_teacher.py`, instead of a teacher.
         teacher_window (`str`, *optional*, defaults to `"mask"`):
             What happens beyond the window the teacher was made for (`max_position_embeddings`), where the paper is
             silent: `"mask"` leaves those positions out of the loss, `"extrapolate"` trusts the teacher there, and
             `"refuse"` stops before training when `max_length` is longer.
+
+        > Parameters that control the loss
+
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Softens both distributions; the loss is multiplied by its square, so that the gradient keeps its scale
+            (Hinton et al., 2015). Ours: paper silent, 1 is the plain KL.
+        beta (`float`, *optional*, defaults to `0.0`):
+            As in TRL's GKD: 0 is the forward KL, 1 the reverse KL, between them the generalized Jensen-Shannon
+            divergence. An ablation.
+        next_token_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the next-token loss; the KL has one minus it. An ablation: the paper's section 2 finds KL alone
+            better.
+        route_below_nats (`float`, *optional*, defaults to `0.0`):
+            Tokens at which the teacher's entropy is lower learn from the next token alone, which is meant to mend
+            copying from the context (arXiv 2509.01649). Ours: paper silent, none.
+        hidden_weight (`float`, *optional*, defaults to `0.0`):
+            Weight of the distance between hidden states, relative to the teacher's, beside the KL. For students of the
+            teacher's width that lost many layers. Ours: paper silent, none.
+        hidden_layers (`list[int]`, *optional*):
+            The teacher's layer (1 is the first) that each student layer but the last is to resemble. Unset, those at
+            the same relative depth.
         loss_chunk_tokens (`int`, *optional*):
-            Rows of logits that exist at once. Unset, as many as 64 MiB of fp32 logits hold.
+            Rows of logits that exist at once. Unset, as many as 64 MiB of fp32 logits hold (a GPU: 512 MiB).
+        loss_kernel (`str`, *optional*, defaults to `"torch"`):
+            `"torch"` runs anywhere; `"triton"` is a fused kernel for GPUs, for the forward KL.
     """
 
     teacher_model_name_or_path: str | None = field(default=None, metadata={"help": "The frozen teacher."})
-    teacher_dtype: str = field(default="auto", metadata={"help": "Type of the teacher's weights; `auto`: its own."})
-    temperature: float = field(
-        default=1.0, metadata={"help": "Softens both distributions; the loss is times its square."}
+    teacher_dtype: str = field(
+        default="auto", metadata={"help": "Type of the teacher's weights; `auto`: its own; `fp8` where the device can."}
     )
-    next_token_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the next-token loss; the KL has one minus it (an ablation)."}
+    teacher_url: str | None = field(
+        default=None, metadata={"help": "Address of a teacher served by trainers/serve_teacher.py."}
+    )
+    teacher_cache: str | None = field(
+        default=None, metadata={"help": "Folder with a teacher's logits, made by trainers/cache_teacher.py."}
     )
     teacher_window: str = field(
         default="mask",
@@ -76,20 +111,56 @@ class CascadeDistillationConfig(CascadeSFTConfig):
             "choices": list(TEACHER_WINDOWS),
         },
     )
+    temperature: float = field(
+        default=1.0, metadata={"help": "Softens both distributions; the loss is times its square."}
+    )
+    beta: float = field(
+        default=0.0, metadata={"help": "0: forward KL, 1: reverse KL, between: generalized JSD (an ablation)."}
+    )
+    next_token_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the next-token loss; the KL has one minus it (an ablation)."}
+    )
+    route_below_nats: float = field(
+        default=0.0,
+        metadata={"help": "Where the teacher's entropy is lower, the next token alone is learnt. 0: nowhere."},
+    )
+    hidden_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the relative distance between hidden states, beside the KL."}
+    )
+    hidden_layers: list[int] | None = field(
+        default=None, metadata={"help": "The teacher's layer that each student layer but the last is to resemble."}
+    )
     loss_chunk_tokens: int | None = field(
         default=None, metadata={"help": "Rows of logits that exist at once. Unset: as many as 64 MiB of fp32 hold."}
+    )
+    loss_kernel: str = field(
+        default="torch",
+        metadata={"help": "torch runs anywhere; triton is a fused kernel for GPUs.", "choices": list(KERNELS)},
     )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.teacher_window not in TEACHER_WINDOWS:  # the parser checks choices of flags, not those of a YAML file
-            raise ValueError(f"teacher_window={self.teacher_window!r}: allowed are {', '.join(TEACHER_WINDOWS)}")
+        for name, allowed in (("teacher_window", TEACHER_WINDOWS), ("loss_kernel", KERNELS)):
+            if getattr(self, name) not in allowed:  # the parser checks choices of flags, not those of a YAML file
+                raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature}: it must be above 0 (1 is the paper's plain KL)")
-        if not 0 <= self.next_token_weight <= 1:
-            raise ValueError(f"next_token_weight={self.next_token_weight}: it must lie between 0 (KL alone) and 1")
+        for name in ("beta", "next_token_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: it must lie between 0 (the forward KL alone) and 1")
+        for name in ("route_below_nats", "hidden_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 0, which is without")
         if self.loss_chunk_tokens is not None and self.loss_chunk_tokens < 1:
             raise ValueError(f"loss_chunk_tokens={self.loss_chunk_tokens}: it must be at least 1, or unset")
+        teachers = [name for name in TEACHER_FLAGS if getattr(self, name) is not None]
+        if len(teachers) > 1:
+            raise ValueError(f"{' and '.join(teachers)} are set: there is one teacher, so keep one of them")
+
+    @property
+    def objective(self) -> Objective:
+        """What the fused loss sums."""
+        return Objective(self.beta, self.temperature, self.next_token_weight, self.route_below_nats)
 
 
 @dataclass

@@ -203,7 +203,7 @@ def test_documents_do_not_see_each_other(family, attention, padding_free):
 
 @pytest.mark.parametrize("spoiled", ["use_cache", "attention_mask", "position_ids"])
 def test_what_would_let_them_see_each_other(spoiled):
-    """The conditions `final_hidden` and the collator keep: if transformers drops one, the test above is blind."""
+    """The conditions `hidden_states` and the collator keep: if transformers drops one, the test above is blind."""
     model = families.build("llama")
     out, _ = batch()
     inputs = {name: out[name] for name in ("input_ids", "position_ids")}

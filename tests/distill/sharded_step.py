@@ -29,7 +29,7 @@ def main() -> None:
         expected.backward()
 
         mesh = init_device_mesh("cpu", (2,))
-        for part in (trainer.model, trainer.teacher):
+        for part in (trainer.model, trainer.teacher.model):
             for layer in part.model.layers:
                 fully_shard(layer, mesh=mesh)
             fully_shard(part, mesh=mesh)

@@ -30,7 +30,7 @@ def test_teacher_is_loaded_from_a_folder(tmp_path):
     trainer = CascadeDistillationTrainer(
         setting.student(), args=args, train_dataset=tiny.packed(), processing_class=tiny.tokenizer()
     )
-    assert setting.differ(setting.weights(parent), setting.weights(trainer.teacher)) == 0
+    assert setting.differ(setting.weights(parent), setting.weights(trainer.teacher.model)) == 0
 
 
 @pytest.mark.parametrize("args", [None, SFTConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none")])
@@ -92,7 +92,7 @@ def test_window_of_text_and_settings_must_agree(tmp_path):
 def test_flash_attention_needs_one_row(tmp_path, side):
     """Its kernels look for documents in a batch of one row only, and say nothing otherwise."""
     trainer = setting.distiller(tmp_path)
-    model = {"student": trainer.model, "teacher": trainer.teacher}[side]
+    model = {"student": trainer.model, "teacher": trainer.teacher.model}[side]
     model.config._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(ValueError, match="set padding_free: true"):
         trainer.check_attention(model)

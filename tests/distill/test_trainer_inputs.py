@@ -80,7 +80,7 @@ def test_evaluates_packed_text(tmp_path, make):
     assert len(rows) % 4 != 0
     batches = [PackedCollator()(rows[start : start + 4]) for start in range(0, len(rows), 4)]
     if make is setting.distiller:
-        kls = [setting.plain_kl(trainer.model, trainer.teacher, batch) for batch in batches]
+        kls = [setting.plain_kl(trainer.model, trainer.teacher.model, batch) for batch in batches]
         counts = [float((batch["labels"] != -100).sum()) for batch in batches]
         expected = sum(kl * count for kl, count in zip(kls, counts, strict=True)) / sum(counts)
         assert measured["eval_loss"] == pytest.approx(expected, rel=0.02), "the Trainer weighs batches, not tokens"
@@ -105,7 +105,7 @@ def test_evaluates_ordinary_text(tmp_path):
     data = Dataset.from_dict({"text": tiny.texts(6, longest=12)})
     trainer = setting.distiller(tmp_path, dataset=data, trainer={"eval_dataset": data}, per_device_eval_batch_size=6)
     (batch,) = trainer.get_eval_dataloader()
-    expected = setting.plain_kl(trainer.model, trainer.teacher, batch)
+    expected = setting.plain_kl(trainer.model, trainer.teacher.model, batch)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-6)
 
 
