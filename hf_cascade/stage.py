@@ -25,7 +25,8 @@ def run_script(main, parse) -> None:
     """
     Call `main(*parse())`; bad input ends with one line on stderr and exit status 2, a diverged run with 1.
 
-    SIGTERM ends it with status 75: at once until training begins, after a checkpoint from then on.
+    SIGTERM ends it with status 75: at once until training begins, after a checkpoint from then on. So does a teacher
+    elsewhere that went away: the same command goes on from the last checkpoint.
 
     Args:
         main (`Callable`): the script's body; its return value is the exit status.
@@ -34,11 +35,12 @@ def run_script(main, parse) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
         sys.exit(main(*parse()))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError, ConnectionError) as error:
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
         print(f"hf-cascade: error: {error}", file=sys.stderr)
-        sys.exit(DIVERGED if isinstance(error, FloatingPointError) else BAD_INPUT)
+        statuses = {FloatingPointError: DIVERGED, ConnectionError: STOPPED}
+        sys.exit(next((status for kind, status in statuses.items() if isinstance(error, kind)), BAD_INPUT))
 
 
 def check_output_dir(folder: str) -> None:

@@ -16,15 +16,16 @@ def main(training_args, text_args, context_args, model_args, mixture):
     from hf_cascade.data.documents import Documents, load_mixture
     from hf_cascade.data.ledger import Ledger, text_sha256
     from hf_cascade.data.packing import PackedText
-    from hf_cascade.distill.trainer import CascadeDistillationTrainer
-    from hf_cascade.loading import check_same_tokenizer, copy_companions, load_config, load_model, load_tokenizer
+    from hf_cascade.distill.config import TEACHER_FLAGS
+    from hf_cascade.distill.trainer import CascadeDistillationTrainer, load_teacher
+    from hf_cascade.loading import copy_companions, load_config, load_model, load_tokenizer
 
     stage.check_output_dir(training_args.output_dir)
-    student, teacher = model_args.model_name_or_path, training_args.teacher_model_name_or_path
-    if student is None or teacher is None:
-        raise ValueError("give model_name_or_path (the student) and teacher_model_name_or_path")
+    student = model_args.model_name_or_path
+    teachers = {name: getattr(training_args, name) for name in TEACHER_FLAGS if getattr(training_args, name) is not None}
+    if student is None or not teachers:
+        raise ValueError(f"give model_name_or_path (the student) and a teacher: one of {', '.join(TEACHER_FLAGS)}")
     tokenizer = load_tokenizer(student)
-    check_same_tokenizer(tokenizer, load_tokenizer(teacher))
     config = load_config(student)
     if context_args.context_length is not None:
         config = extend_context(
@@ -41,14 +42,15 @@ def main(training_args, text_args, context_args, model_args, mixture):
     ledger = Ledger.after(text_args.data_after, text_sha256(stream, mixture.datasets))
     stream.start = ledger.end
 
+    attention = {"attn_implementation": model_args.attn_implementation}
     trainer = CascadeDistillationTrainer(
-        load_model(student, model_args.dtype or "float32", config, attn_implementation=model_args.attn_implementation),
-        load_model(teacher, training_args.teacher_dtype, attn_implementation=model_args.attn_implementation),
+        load_model(student, model_args.dtype or "float32", config, **attention),
+        load_teacher(training_args, tokenizer, **attention),
         args=training_args,
         train_dataset=stream,
         processing_class=tokenizer,
     )
-    inputs = {"model_name_or_path": student, "teacher_model_name_or_path": teacher}
+    inputs = {"model_name_or_path": student, **teachers}
     if text_args.data_after is not None:
         inputs["data_after"] = text_args.data_after
     return stage.train(trainer, inputs, ledger, lambda folder: copy_companions(student, folder))

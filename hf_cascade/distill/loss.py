@@ -306,4 +306,4 @@ def fused_divergence(
             *(softcap, teacher_softcap, kernel),
         )
     sums = sums.to(torch.promote_types(head_VD.dtype, torch.float32))
-    return sums[0], Parts(*sums[1:].detach())
+    return sums[0].clone(), Parts(*sums[1:].detach())  # FSDP2 warns of views

@@ -4,12 +4,14 @@ B rows, T tokens of a row, N positions that count, E the teacher's hidden size, 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
-from trl.models.utils import _ForwardRedirection
+
+from hf_cascade.distill.placement import in_forward
 
 # Config entries of families whose logits are more than hidden states times head.
 SCALED_LOGITS = ("logits_scaling", "logit_scale")
@@ -119,16 +121,15 @@ class LocalTeacher(Teacher):
         self.window = model.config.get_text_config().max_position_embeddings
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self.softcap, self.layers = final_softcap(model), layers
-        self.unwrap, self._redirect = unwrap, _ForwardRedirection()
+        self.unwrap = unwrap
         self._ready: tuple[Tensor, HiddenTargets] | None = None
         self.model = place(model.eval().requires_grad_(False))
 
     @torch.no_grad()
     def prefetch(self, inputs: dict, counts_BT: Tensor) -> None:
         """Run the teacher now: before the student's forward fewer activations are alive than after it."""
-        # FSDP acts in the forward of what it wraps, so the head is read there too.
-        targets = self._redirect(self.model, self.unwrap(self.model), self._read, inputs, counts_BT)
-        self._ready = counts_BT, targets
+        read = partial(self._read, inputs, counts_BT)
+        self._ready = counts_BT, in_forward(self.model, self.unwrap(self.model), read)
 
     def targets(self, inputs: dict, counts_BT: Tensor) -> HiddenTargets:
         """As the base: what `prefetch` computed for this batch, or computed now."""
@@ -140,7 +141,8 @@ class LocalTeacher(Teacher):
     def _read(self, inputs: dict, counts_BT: Tensor) -> HiddenTargets:
         model = self.unwrap(self.model)
         hidden_BTE, layers_BTE = hidden_states(model, inputs, self.layers)
-        head_VE = model.get_output_embeddings().weight
+        head = model.get_output_embeddings()
+        head_VE = in_forward(head, head, lambda: head.weight.detach())
         return HiddenTargets(
             hidden_BTE[counts_BT],
             head_VE.full_tensor() if isinstance(head_VE, DTensor) else head_VE,

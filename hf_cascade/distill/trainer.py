@@ -1,16 +1,20 @@
 """`CascadeDistillationTrainer`: TRL's SFT trainer with the paper's loss, forward KL to a frozen teacher's logits."""
 
+import contextlib
+from functools import partial
+
 import torch
+from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from trl.models.utils import _ForwardRedirection, prepare_deepspeed, prepare_fsdp
 
 from hf_cascade.distill.config import TEACHER_FLAGS, CascadeDistillationConfig
 from hf_cascade.distill.hidden import paired_layers, relative_distance
 from hf_cascade.distill.loss import Parts, fused_divergence
 from hf_cascade.distill.packed import CascadeSFTTrainer
+from hf_cascade.distill.placement import in_forward, place_teacher
 from hf_cascade.distill.teacher import LocalTeacher, Teacher, check_head, final_softcap, hidden_states
-from hf_cascade.loading import load_model
+from hf_cascade.loading import check_same_tokenizer, load_model, load_tokenizer
 
 
 class CascadeDistillationTrainer(CascadeSFTTrainer):
@@ -52,20 +56,24 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
     ):
         if args is None or not isinstance(args, CascadeDistillationConfig):
             raise ValueError(f"args is {type(args).__name__}: give a CascadeDistillationConfig")
-        if teacher_model is None:
+        named = teacher_model is None
+        if named:
             teacher_model = load_teacher(args, kwargs.get("processing_class"))
         super().__init__(model, args=args, **kwargs)
         if any(part.is_prompt_learning for part in getattr(self.model, "peft_config", {}).values()):
             raise ValueError("prompt learning adds positions that the teacher lacks: use LoRA or another PEFT method")
+        if named and kwargs.get("processing_class") is None:  # else `load_teacher` has done it
+            check_tokens(args, self.processing_class)
         check_head(self._student(), "student")
+        if args.torch_compile:
+            self._compile(self._student(), *([teacher_model] if isinstance(teacher_model, PreTrainedModel) else []))
         self.matched_layers = self._matched_layers(teacher_model) if args.hidden_weight > 0 else ()
         if not isinstance(teacher_model, Teacher):
             self.check_attention(teacher_model)
-            unwrap = self.accelerator.unwrap_model
-            teacher_model = LocalTeacher(teacher_model, self._place, unwrap, self.matched_layers)
+            place = partial(place_teacher, accelerator=self.accelerator)
+            teacher_model = LocalTeacher(teacher_model, place, self._unwrap, self.matched_layers)
         self.teacher = teacher_model
         self._check_teacher()
-        self._redirect = _ForwardRedirection()
 
     def _check_teacher(self) -> None:
         vocabulary = self._student().get_output_embeddings().weight.shape[0]
@@ -92,17 +100,24 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
             )
         return tuple(paired_layers(ours.num_hidden_layers, theirs.num_hidden_layers, self.args.hidden_layers))
 
-    def _place(self, teacher: PreTrainedModel) -> nn.Module:
-        """The teacher on the student's devices, sharded when the student is."""
-        if self.is_deepspeed_enabled:
-            return prepare_deepspeed(teacher, self.accelerator)
-        if self.is_fsdp_enabled:
-            return prepare_fsdp(teacher, self.accelerator)
-        return self.accelerator.prepare_model(teacher, evaluation_mode=True)
+    def _compile(self, *models: PreTrainedModel) -> None:
+        """Compile the decoders. A compiled wrapper would see the redirected forward: all of `_student_loss`."""
+        plugin = self.accelerator.state.dynamo_plugin
+        for model in models:
+            model.base_model.compile(**plugin.to_kwargs())
+        plugin.backend = DynamoBackend.NO
+
+    def _unwrap(self, model: nn.Module) -> PreTrainedModel:
+        # With `keep_torch_compile` accelerate would take DDP out of a compiled model for good.
+        return self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
     def _student(self) -> PreTrainedModel:
-        model = self.accelerator.unwrap_model(self.model)
+        model = self._unwrap(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def _precision(self):
+        """Mixed precision. Accelerate has it in the forward that `in_forward` stands in for; FSDP2 casts by itself."""
+        return contextlib.nullcontext() if self.accelerator.is_fsdp2 else self.accelerator.autocast()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The divergence, summed over the labels of this batch and divided by `num_items_in_batch`."""
@@ -118,12 +133,10 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
             counts_BT = counts_BT & (self._positions(inputs, labels_BT) < self.teacher.window)
         num_items = counts_BT.sum() if num_items_in_batch is None else num_items_in_batch
 
-        self.teacher.prefetch(inputs, counts_BT)
-        # DDP and FSDP act in the forward of what they wrap, and must see every use of its weights there.
-        unwrap = self.accelerator.unwrap_model
-        loss, parts, distance = self._redirect(
-            model, unwrap(model), self._student_loss, inputs, counts_BT, targets_BT[counts_BT], num_items
-        )
+        with self._precision():
+            self.teacher.prefetch(inputs, counts_BT)
+            student_loss = partial(self._student_loss, inputs, counts_BT, targets_BT[counts_BT], num_items)
+            loss, parts, distance = in_forward(model, self._unwrap(model), student_loss)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         read_BT = inputs.get("attention_mask", torch.ones_like(labels_BT))
@@ -136,17 +149,22 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         student = self._student()
         hidden_BTD, layers_BTD = hidden_states(student, inputs, tuple(range(1, len(self.matched_layers) + 1)))
         targets = self.teacher.targets(inputs, counts_BT)
-        loss, parts = fused_divergence(
-            hidden_BTD[counts_BT],
-            student.get_output_embeddings().weight,
-            targets,
-            labels_N,
-            num_items=num_items,
-            objective=self.args.objective,
-            chunk=self.args.loss_chunk_tokens,
-            softcap=final_softcap(student),
-            kernel=self.args.loss_kernel,
-        )
+        head = student.get_output_embeddings()
+
+        def head_loss(hidden_ND: Tensor) -> tuple[Tensor, Parts]:
+            return fused_divergence(
+                hidden_ND,
+                head.weight,
+                targets,
+                labels_N,
+                num_items=num_items,
+                objective=self.args.objective,
+                chunk=self.args.loss_chunk_tokens,
+                softcap=final_softcap(student),
+                kernel=self.args.loss_kernel,
+            )
+
+        loss, parts = in_forward(head, head, head_loss, hidden_BTD[counts_BT])
         distance = torch.zeros_like(loss)
         if layers_BTD:
             ours_ND = [layer_BTD[counts_BT] for layer_BTD in layers_BTD]
@@ -183,16 +201,17 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         return super().prediction_step(model, inputs, True, ignore_keys)
 
 
-def load_teacher(args: CascadeDistillationConfig, processing_class=None) -> PreTrainedModel | Teacher:
+def load_teacher(args: CascadeDistillationConfig, processing_class=None, **kwargs) -> PreTrainedModel | Teacher:
     """
     The teacher that `args` names: a model, a server's, or a cache of logits.
 
     Args:
         args (`CascadeDistillationConfig`): settings.
-        processing_class (*optional*): the student's tokenizer or processor, which a server or cache is checked against.
+        processing_class (*optional*): the student's tokenizer or processor, which the teacher's must equal.
+        kwargs: to `from_pretrained`.
 
     Raises:
-        ValueError: none is named, or it does not open.
+        ValueError: none is named, it does not open, or it has other tokens.
     """
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
     if args.teacher_url is not None:
@@ -205,4 +224,12 @@ def load_teacher(args: CascadeDistillationConfig, processing_class=None) -> PreT
         return CachedTeacher(args.teacher_cache, tokenizer)
     if args.teacher_model_name_or_path is None:
         raise ValueError(f"no teacher: give teacher_model, or set one of {', '.join(TEACHER_FLAGS)}")
-    return load_model(args.teacher_model_name_or_path, dtype=args.teacher_dtype)
+    check_tokens(args, tokenizer)
+    return load_model(args.teacher_model_name_or_path, dtype=args.teacher_dtype, **kwargs)
+
+
+def check_tokens(args: CascadeDistillationConfig, processing_class) -> None:
+    """Raise `ValueError` where the teacher that `args` names has other tokens than a tokenizer or processor."""
+    if processing_class is not None and args.teacher_model_name_or_path is not None:
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        check_same_tokenizer(tokenizer, load_tokenizer(args.teacher_model_name_or_path))

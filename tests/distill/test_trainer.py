@@ -106,6 +106,7 @@ def test_bf16_training_stays_close_to_fp32(tmp_path):
         trainer.train()
         losses.append(setting.losses(trainer))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0], "mixed precision must not be lost on the way"
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path):

@@ -24,6 +24,7 @@ def test_no_teacher(tmp_path):
 def test_teacher_is_loaded_from_a_folder(tmp_path):
     parent = setting.teacher()
     parent.save_pretrained(tmp_path / "parent")
+    tiny.tokenizer().save_pretrained(tmp_path / "parent")
     args = CascadeDistillationConfig(
         output_dir=str(tmp_path / "out"), teacher_model_name_or_path=str(tmp_path / "parent"), **setting.COMMON
     )
@@ -31,6 +32,27 @@ def test_teacher_is_loaded_from_a_folder(tmp_path):
         setting.student(), args=args, train_dataset=tiny.packed(), processing_class=tiny.tokenizer()
     )
     assert setting.differ(setting.weights(parent), setting.weights(trainer.teacher.model)) == 0
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_teacher_with_other_tokens(tmp_path, given):
+    setting.teacher().save_pretrained(tmp_path / "parent")
+    tiny.tokenizer("zyxwvutsrqponmlkjihgfedcba .\n").save_pretrained(tmp_path / "parent")
+    setting.student().save_pretrained(tmp_path / "child")
+    tiny.tokenizer().save_pretrained(tmp_path / "child")
+    args = CascadeDistillationConfig(
+        output_dir=str(tmp_path / "out"), teacher_model_name_or_path=str(tmp_path / "parent"), **setting.COMMON
+    )
+    kit = {"processing_class": tiny.tokenizer()} if given else {}
+    with pytest.raises(ValueError, match="different tokenizers: 26 tokens differ"):
+        CascadeDistillationTrainer(str(tmp_path / "child"), args=args, train_dataset=tiny.packed(), **kit)
+
+
+def test_one_teacher_only():
+    with pytest.raises(ValueError, match="teacher_url and teacher_cache are set"):
+        CascadeDistillationConfig(
+            output_dir="unused", **setting.COMMON, teacher_url="http://127.0.0.1:1", teacher_cache="folder"
+        )
 
 
 @pytest.mark.parametrize("args", [None, SFTConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none")])
@@ -60,6 +82,10 @@ WRONG = {
     "next_token_weight": 1.5,
     "loss_chunk_tokens": 0,
     "teacher_window": "ignore",
+    "loss_kernel": "fast",
+    "beta": 1.5,
+    "route_below_nats": -1.0,
+    "hidden_weight": -0.5,
     "train_tokens": 0,
 }
 
