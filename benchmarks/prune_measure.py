@@ -15,7 +15,9 @@ from torch.nn import functional
 
 from hf_cascade.data.packing import blocks
 from hf_cascade.data.text_files import load_texts
-from hf_cascade.distill.loss import fused_forward_kl
+from hf_cascade.distill.divergences import Objective
+from hf_cascade.distill.loss import fused_divergence
+from hf_cascade.distill.teacher import HiddenTargets, final_softcap
 from hf_cascade.loading import load_model, load_tokenizer
 
 
@@ -25,20 +27,16 @@ def hidden(model, ids_NT: Tensor) -> Tensor:
 
 
 def divergence(child, states_NTD: Tensor, parent, states_NTE: Tensor, labels_NT: Tensor, **options):
-    """The loss of `fused_forward_kl` between two models' hidden states, a labelled token, and its parts (KL, NLL)."""
-    models = (child, parent)
-    caps = [getattr(model.config.get_text_config(), "final_logit_softcapping", None) for model in models]
-    heads = [model.get_output_embeddings().weight for model in models]
-    return fused_forward_kl(
+    """The loss of `fused_divergence` between two models' hidden states, a labelled token, and its parts."""
+    student_head, teacher_head = (model.get_output_embeddings().weight for model in (child, parent))
+    return fused_divergence(
         states_NTD.flatten(0, 1),
-        heads[0],
-        states_NTE.flatten(0, 1),
-        heads[1],
+        student_head,
+        HiddenTargets(states_NTE.flatten(0, 1), teacher_head, final_softcap(parent)),
         labels_NT.flatten(),
         num_items=(labels_NT != -100).sum(),
-        softcap=caps[0],
-        teacher_softcap=caps[1],
-        **options,
+        softcap=final_softcap(child),
+        objective=Objective(**options),
     )
 
 
@@ -67,7 +65,7 @@ class HeldOut:
             labels_NT = functional.pad(ids_NT[:, 1:], (0, 1), value=-100)
             own_NTD = hidden(child, ids_NT)
             _, parts = divergence(child, own_NTD, self.parent, states_NTE, labels_NT, next_token_weight=0.5)
-            sums += parts.double() * len(ids_NT) / windows
+            sums += torch.stack(parts[:2]).double() * len(ids_NT) / windows
         return {"kl": float(sums[0]), "nll": float(sums[1])}
 
 
