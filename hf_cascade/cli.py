@@ -9,6 +9,7 @@ from hf_cascade import __version__, assets
 BAD_INPUT = 2
 WORDS = {
     "run": "run a recipe: every stage in order, finished ones not again",
+    "plan": "what a recipe makes, and what each stage takes on a machine",
     "prune": "prune a model to an exact smaller shape",
     "pretrain": "train a model from a random start (trainers/pretrain.py)",
     "distill": "distil a student from a teacher (trainers/distill.py)",
@@ -16,22 +17,47 @@ WORDS = {
 }
 
 
+# words whose flags are read here; the others' are their own commands'
+OWN = ("run", "plan")
+
+
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the first word, and of `run`; the other words' flags are their own commands'."""
+    """The parser of the first word, and of `run` and `plan`; the other words' flags are their own commands'."""
     parser = argparse.ArgumentParser(prog="hf-cascade", description="Make a family of smaller models from a good one.")
     parser.add_argument("--version", action="version", version=f"hf-cascade {__version__}")
     words = parser.add_subparsers(dest="word", metavar="WORD", required=True)
     run = words.add_parser("run", help=WORDS["run"])
-    run.add_argument("recipe", metavar="RECIPE", help="a cascade.yaml, or its folder")
-    run.add_argument("--output_dir", help="folder for all stages; default runs/ and the recipe's folder name")
-    run.add_argument("--dry_run", action="store_true", help="print the plan and stop")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.FLAG=VALUE", help="change one flag; may be repeated"
-    )
+    run.add_argument("--dry_run", action="store_true", help="print the shapes and stop; `plan` says more")
+    plan = words.add_parser("plan", help=WORDS["plan"])
+    for word in (run, plan):
+        word.add_argument("recipe", metavar="RECIPE", help="a cascade.yaml, or its folder")
+        word.add_argument("--output_dir", help="folder for all stages; default runs/ and the recipe's folder name")
+        word.add_argument(
+            "--set", action="append", default=[], metavar="STAGE.FLAG=VALUE", help="change one flag; may be repeated"
+        )
+    _add_machine(plan)
     for word, text in WORDS.items():
-        if word != "run":
+        if word not in OWN:
             words.add_parser(word, help=text)  # for the list of words: `main` hands their flags on unread
     return parser
+
+
+def _add_machine(plan: argparse.ArgumentParser) -> None:
+    """The flags of `plan` that say where the stages are to run."""
+    plan.add_argument("--machine", help="a card of hf_cascade/machines.py with a count, as 8xh100-80gb; or cpu")
+    plan.add_argument("--gpus", type=int, help="how many cards; before the machine's own count")
+    plan.add_argument("--tflops", type=float, help="10^12 FLOP/s of a card that has no name here, dense")
+    plan.add_argument("--memory", type=float, metavar="GB", help="memory of a card that has no name here")
+    plan.add_argument("--mfu", type=float, default=0.4, help="share of the peak that training reaches; default 0.4")
+    plan.add_argument("--sharding", help="none, fsdp2 or zero3; default fsdp2 over several cards")
+    plan.add_argument(
+        "--sequence_parallel",
+        action="append",
+        default=[],
+        metavar="[STAGE=]N",
+        help="GPUs that share a row, in all stages or in one; may be repeated",
+    )
+    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,10 +71,10 @@ def main(argv: list[str] | None = None) -> int:
         `int`: exit status: 0 done, 2 bad input (one line says what), 75 stopped and can go on.
     """
     argv = sys.argv[1:] if argv is None else argv
-    word = argv[0] if argv and argv[0] in WORDS and argv[0] != "run" else "run"
-    arguments = make_parser().parse_args(argv) if word == "run" else None
+    handed_on = bool(argv) and argv[0] in WORDS and argv[0] not in OWN
+    arguments = argv[1:] if handed_on else make_parser().parse_args(argv)
     try:
-        return _call(word, arguments if word == "run" else argv[1:])
+        return _call(argv[0] if handed_on else arguments.word, arguments)
     except (ValueError, OSError) as error:  # OSError: a file or model that is missing, a folder or disk that is full
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
@@ -62,6 +88,10 @@ def _call(word: str, arguments) -> int:
         from hf_cascade.run import main as run
 
         return run(arguments)
+    if word == "plan":
+        from hf_cascade.plan_report import main as plan
+
+        return plan(arguments)
     if word == "prune":
         from hf_cascade.prune.command import main as prune
 

@@ -16,6 +16,7 @@ PARENT_CONFIG = "parent_config.json"
 SHAPE_FLAGS = ("num_hidden_layers", "hidden_size", "intermediate_size", "tie_word_embeddings")
 BUDGET_FLAGS = ("target_parameters", "target_memory")
 COLUMNS = ("stage", "run", "starts from", "layers x hidden / FFN", "parameters", "window", "tokens", "state")
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 MODEL_FLAGS = ("model", "model_name_or_path")
 TEACHER_FLAGS = ("teacher", "teacher_model_name_or_path")
 
@@ -23,15 +24,19 @@ TEACHER_FLAGS = ("teacher", "teacher_model_name_or_path")
 @dataclass(frozen=True)
 class PlannedStage:
     """
-    A stage and the config of the model it leaves, where that can be known without the Hub.
+    A stage and the models it is about, where they can be known without the Hub.
 
     Attributes:
         stage (`Stage`): the stage.
-        config (`dict`, *optional*): its model's config.json.
+        config (`dict`, *optional*): config.json of the model it leaves.
+        source (`dict`, *optional*): of the model it starts from.
+        teacher (`dict`, *optional*): of its teacher.
     """
 
     stage: Stage
     config: dict | None
+    source: dict | None = None
+    teacher: dict | None = None
 
 
 def make_plan(recipe: Recipe) -> list[PlannedStage]:
@@ -44,28 +49,41 @@ def make_plan(recipe: Recipe) -> list[PlannedStage]:
         RecipeError: lists every shape that cannot be pruned from its parent, and every teacher with other tokens.
     """
     configs: dict[str, dict | None] = {}
-    problems = _check_tokenizers(recipe)
+    problems, planned = _check_tokenizers(recipe), []
     for stage in recipe.stages:
+        source = configs[stage.name] = None
         try:
-            configs[stage.name] = _config_after(stage, configs, recipe.path)
+            source = _config_of(_source(stage), stage, configs, recipe.path)
+            configs[stage.name] = _config_after(stage, source)
         except (ValueError, FileNotFoundError) as error:
             problems.append(f"{recipe.path}: {stage.name}: {error}")
-            configs[stage.name] = None
+        planned.append(PlannedStage(stage, configs[stage.name], source, _teacher_config(stage, configs, recipe.path)))
     if problems:
         raise RecipeError(*problems)
-    return [PlannedStage(stage, configs[stage.name]) for stage in recipe.stages]
+    return planned
 
 
-def _config_after(stage: Stage, configs: dict[str, dict | None], recipe: Path) -> dict | None:
-    """The config of the model a stage leaves; `None` when it leaves none, or the parent is on the Hub."""
-    source = _source(stage)
+def _config_of(source: str | list[str] | None, stage: Stage, configs: dict, recipe: Path) -> dict | None:
+    """The config of a stage's input; `None` for several models, and for one on the Hub."""
     if isinstance(source, list):
         return None
     if source in configs:
-        config = configs[source]
-    else:
-        file = assets.find(stage.settings["model_config"]) if source is None else _parent_config(source, recipe)
-        config = _read_config(file) if file is not None else None
+        return configs[source]
+    file = assets.find(stage.settings["model_config"]) if source is None else _parent_config(source, recipe)
+    return _read_config(file) if file is not None else None
+
+
+def _teacher_config(stage: Stage, configs: dict, recipe: Path) -> dict | None:
+    """The teacher's config, or `None`: a teacher may be of any family, and the stage itself says what is wrong."""
+    teacher = _teacher(stage)
+    try:
+        return None if teacher is None else _config_of(teacher, stage, configs, recipe)
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+def _config_after(stage: Stage, config: dict | None) -> dict | None:
+    """The config of the model a stage leaves, of the one it starts from; `None` when it leaves none."""
     if stage.run != "prune" or config is None:
         return config
     searched = any(stage.settings.get(flag) for flag in BUDGET_FLAGS)
@@ -90,7 +108,7 @@ def _check_tokenizers(recipe: Recipe) -> list[str]:
         source = stage.inputs.get("tokenizer") or stage.settings.get("tokenizer") or _source(stage)
         students = [origin.get(part, part) for part in (source if isinstance(source, list) else [source])]
         origin[stage.name] = students[0]
-        teacher = next((stage.inputs[flag] for flag in TEACHER_FLAGS if flag in stage.inputs), None)
+        teacher = _teacher(stage)
         theirs = _vocabulary(origin.get(teacher, teacher))
         for student in dict.fromkeys(students):
             ours = _vocabulary(student)
@@ -127,6 +145,11 @@ def _source(stage: Stage) -> str | list[str] | None:
     return next((stage.inputs[flag] for flag in MODEL_FLAGS if flag in stage.inputs), None)
 
 
+def _teacher(stage: Stage) -> str | None:
+    """The teacher a stage names."""
+    return next((stage.inputs[flag] for flag in TEACHER_FLAGS if flag in stage.inputs), None)
+
+
 def _parent_config(source: str, recipe: Path) -> Path | None:
     """A parent's config.json; for one on the Hub the copy beside the recipe, if there is one."""
     folder = Path(assets.locate(source))
@@ -150,28 +173,52 @@ def _read_config(file: Path) -> dict:
     return config
 
 
-def table(planned: list[PlannedStage], states: dict[str, str]) -> Table:
+def table(planned: list[PlannedStage], states: dict[str, str] | None = None, short: bool = False) -> Table:
     """
     The plan for a person.
 
     Args:
         planned (`list[PlannedStage]`): from [`make_plan`].
-        states (`dict[str, str]`): stage name to `new`, `resumes` or `done`.
+        states (`dict[str, str]`, *optional*): stage name to `new`, `resumes` or `done`. Unset, no such column.
+        short (`bool`, *optional*, defaults to `False`): for 80 columns: `13.5B` for 13,506,073,600, and no sources.
     """
-    rows = [_row(part, states) for part in planned]
+    left_out = (() if states is not None else ("state",)) + (("starts from",) if short else ())
+    shown = [number for number, name in enumerate(COLUMNS) if name not in left_out]
+    rows = [_row(part, states or {}, short_number if short else "{:,}".format) for part in planned]
+    rows = [[row[number] for number in shown] for row in rows]
+    columns = tuple(COLUMNS[number] for number in shown)
+    return make_table(columns, rows, right=("parameters", "window", "tokens"), yields="starts from")
+
+
+def make_table(
+    columns: tuple[str, ...], rows: list[list[str]], right: tuple[str, ...], yields: str | None = None
+) -> Table:
+    """
+    A table whose columns keep their width, except one that gives way where a terminal is narrow.
+
+    Args:
+        columns (`tuple[str, ...]`): their names.
+        rows (`list[list[str]]`): what they hold.
+        right (`tuple[str, ...]`): columns of figures.
+        yields (`str`, *optional*): the column that gives way.
+    """
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(COLUMNS):
-        # where a terminal is narrow, only the column that says where a stage starts from gives way
-        yields = name == "starts from"
-        width = 8 if yields else max(len(row[number]) for row in [COLUMNS, *rows])
-        justify = "right" if name in ("parameters", "window", "tokens") else "left"
-        view.add_column(name, no_wrap=not yields, overflow="ellipsis", min_width=width, justify=justify)
+    for number, name in enumerate(columns):
+        width = 8 if name == yields else max(len(row[number]) for row in [columns, *rows])
+        justify = "right" if name in right else "left"
+        view.add_column(name, no_wrap=name != yields, overflow="ellipsis", min_width=width, justify=justify)
     for row in rows:
         view.add_row(*row)
     return view
 
 
-def _row(part: PlannedStage, states: dict[str, str]) -> list[str]:
+def short_number(value: float) -> str:
+    """Three figures and a unit: `13.5B`, `4.19M`."""
+    size, unit = next(((size, unit) for size, unit in UNITS if value >= size), (1, ""))
+    return f"{value / size:.3g}{unit}"
+
+
+def _row(part: PlannedStage, states: dict[str, str], written) -> list[str]:
     stage, config = part.stage, part.config
     source = _source(stage) or "a random start"
     shape = parameters = ""
@@ -179,7 +226,7 @@ def _row(part: PlannedStage, states: dict[str, str]) -> list[str]:
         text = text_config(config)
         tied = " tied" if is_tied(config) else ""
         shape = f"{text['num_hidden_layers']} x {text['hidden_size']} / {text['intermediate_size']}{tied}"
-        parameters = f"{count_parameters(config):,}"
+        parameters = written(count_parameters(config))
     window, tokens = (stage.settings.get(flag) for flag in ("max_length", "train_tokens"))
     return [
         stage.name,
@@ -188,6 +235,6 @@ def _row(part: PlannedStage, states: dict[str, str]) -> list[str]:
         shape,
         parameters,
         f"{window:,}" if window else "",
-        f"{int(tokens):,}" if tokens else "",
+        written(int(tokens)) if tokens else "",
         states.get(stage.name, "new"),
     ]

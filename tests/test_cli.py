@@ -17,7 +17,14 @@ def hf_cascade_(*words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["run", "recipes/ministral3", "--dry_run"], ["run", "recipes/no/such.yaml"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "recipes/ministral3", "--dry_run"],
+        ["run", "recipes/no/such.yaml"],
+        ["plan", "recipes/ministral3", "--machine", "8xh100-80gb"],
+    ],
 )
 def test_planning_and_help_import_nothing_heavy(words):
     code = (
@@ -36,7 +43,10 @@ def test_version_and_words():
     assert {"pretrain", "distill"} <= {path.stem for path in assets.find("trainers").glob("*.py")}
 
 
-@pytest.mark.parametrize("words", [[], ["prun"], ["run"], ["run", "recipes/tiny", "--output", "x", "--y"], ["--x"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["prun"], ["run"], ["plan"], ["plan", "recipes/tiny", "--gpus", "x"], ["run", "recipes/tiny", "--y"], ["--x"]],
+)
 def test_a_command_that_is_none_gives_usage(words, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(words)
@@ -78,7 +88,9 @@ def test_trainers_get_their_arguments_unchanged(monkeypatch):
     assert others[1:] == [str(assets.find("trainers/pretrain.py")), "--output_dir", "a b"]
 
 
-@pytest.mark.parametrize("word, flag", [("prune", "--intermediate_size"), ("evaluate", "--long_max_length")])
+@pytest.mark.parametrize(
+    "word, flag", [("prune", "--intermediate_size"), ("evaluate", "--long_max_length"), ("plan", "--sequence_parallel")]
+)
 def test_words_have_their_own_help(word, flag, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main([word, "--help"])

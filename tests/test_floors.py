@@ -11,13 +11,15 @@ import hf_cascade
 
 PACKAGE = Path(hf_cascade.__file__).parent
 FLOORS = [
-    {"assets", "anatomy", "manifest", "loading", "fields", "data", "progress"},
-    {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "pruning_plots", "stage"},
+    {"assets", "anatomy", "manifest", "loading", "fields", "data", "progress", "machines"},
+    {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "pruning_plots", "stage"}
+    | {"costs", "memory", "estimate", "plan_report"},
     {"distill", "cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS, 1) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_assets" not in path.parts)
 TORCH_FREE = ["assets", "manifest", "fields", "progress", "shape", "recipe", "plan", "display", "run", "cli"]
+TORCH_FREE += ["machines", "costs", "memory", "estimate", "plan_report"]
 
 
 def name_of(path: Path) -> str:
