@@ -18,6 +18,11 @@ class TextArguments:
         passes (`int`, *optional*, defaults to `1`):
             How often the text may be read. `1` is the paper's single pass (Figure 2); a stage that would need more
             stops with an error instead of repeating tokens.
+        min_document_tokens (`int`, *optional*, defaults to `0`):
+            Documents of fewer tokens are passed over by this stage: a long stage learns its new positions from long
+            documents only. Ours: paper silent. What a stage passes over is lost for the stages after it that go on
+            where it stopped; their ledger says how many tokens. To lose nothing, give the long stage a `datasets:` of
+            its own and let the next stage's `data_after` name the last stage on the common text.
     """
 
     data_after: str | None = field(
@@ -25,3 +30,10 @@ class TextArguments:
     )
     document_seed: int = field(default=0, metadata={"help": "Seed of the documents' order, one for a whole cascade."})
     passes: int = field(default=1, metadata={"help": "How often the text may be read; 1 is the paper's single pass."})
+    min_document_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "Documents of fewer tokens are passed over, by this stage and by those that go on after it; the "
+            "ledger counts their tokens. 0 reads all."
+        },
+    )

@@ -1,13 +1,14 @@
 """Documents in a fixed order to enter anywhere: TRL's `datasets:` mixture, shuffled by index once a pass."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datasets import Dataset, IterableDataset
 from trl import DatasetMixtureConfig, get_dataset
 
 from hf_cascade import assets
 
+SPLIT_SEED = 0  # ours
 FILE_BUILDERS = ("json", "text", "parquet", "csv")  # builders of `datasets` that read local files
 
 
@@ -18,7 +19,8 @@ class Documents:
 
     A map-style dataset is permuted by index, with another order in every pass, so entering at document *n* is exact
     and costs nothing. A streamed dataset is read in its own order (a shuffle buffer cannot be resumed exactly: it
-    repeated 4% and lost 10% of the tokens when measured; shuffle its shards beforehand) and in one pass only.
+    repeated 4% and lost 10% of the tokens when measured; shuffle its shards beforehand) and in one pass only; of a
+    streamed mixture, which TRL joins end to end, that means one dataset after another.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): rows with a text column.
@@ -65,7 +67,9 @@ class Documents:
 
     def _rows(self, start: int) -> Iterator[tuple[int, dict]]:
         if isinstance(self.dataset, IterableDataset):
-            yield from enumerate(self.dataset.skip(start), start)
+            # Not `__iter__`: in a data loader's second worker that would leave out the other workers' shards.
+            for number, batch in enumerate(self.dataset.skip(start).iter(batch_size=1), start):
+                yield number, {name: values[0] for name, values in batch.items()}
             return
         size = len(self.dataset)
         for reading in range(start // max(size, 1), self.passes):
@@ -75,20 +79,34 @@ class Documents:
                 yield reading * size + offset, row
 
 
-def load_mixture(mixture: DatasetMixtureConfig) -> Dataset | IterableDataset:
+def load_mixture(mixture: DatasetMixtureConfig, part: str = "train") -> Dataset | IterableDataset | None:
     """
     Load TRL's `datasets:` block; file paths may name files shipped with hf-cascade (`recipes/tiny/data/...`).
 
+    Args:
+        mixture (`DatasetMixtureConfig`): the block. TRL splits off `test_split_size` with another seed in every
+            process; here the seed is fixed, since a stage that resumes or continues must find the same rows.
+        part (`str`, *optional*, defaults to `"train"`): or `"test"`, the rows split off: `None` without
+            `test_split_size`.
+
     Raises:
-        ValueError: no dataset is named.
+        ValueError: no dataset is named, or a streamed one is to be split.
         FileNotFoundError: a local file is missing.
     """
     if not mixture.datasets:
         raise ValueError("no text is named: add a `datasets:` block, for instance [{path: json, data_files: FILE}]")
-    for part in mixture.datasets:
-        if part.path in FILE_BUILDERS and part.data_files is not None:
-            part.data_files = _find(part.data_files)
-    return get_dataset(mixture)["train"]
+    for source in mixture.datasets:
+        if source.path in FILE_BUILDERS and source.data_files is not None:
+            source.data_files = _find(source.data_files)
+    if mixture.test_split_size is None:
+        return get_dataset(mixture)["train"] if part == "train" else None
+    if mixture.streaming:
+        raise ValueError(
+            f"test_split_size={mixture.test_split_size}: a streamed dataset cannot be split; set streaming: false, or "
+            "keep held-out rows in a file of their own"
+        )
+    rows = get_dataset(replace(mixture, test_split_size=None))["train"]
+    return rows.train_test_split(test_size=mixture.test_split_size, seed=SPLIT_SEED)[part]
 
 
 def _find(files):

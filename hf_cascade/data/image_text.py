@@ -6,8 +6,10 @@ from pathlib import Path
 
 from datasets import Image, List, load_dataset
 from transformers import AutoProcessor, ProcessorMixin
+from transformers.utils import is_torchvision_available
 
 from hf_cascade import assets
+from hf_cascade.data.pixtral import PixtralProcessor
 from hf_cascade.data.text_files import BUILDERS
 
 IMAGE_COLUMNS, TEXT_COLUMNS = ("images", "image"), ("messages", "text")
@@ -15,20 +17,22 @@ IMAGE_COLUMNS, TEXT_COLUMNS = ("images", "image"), ("messages", "text")
 
 def load_processor(model: str) -> ProcessorMixin:
     """
-    The processor of a folder or Hub id.
+    The processor of a folder or Hub id. Where torchvision is missing, Pixtral's runs on Pillow (`data/pixtral.py`):
+    the same tokens, and pixels that differ by at most one of 255 steps.
 
     Raises:
         ValueError: there is none, or it cannot run here.
     """
+    opener = AutoProcessor if is_torchvision_available() else PixtralProcessor
     try:
-        processor = AutoProcessor.from_pretrained(assets.locate(model), trust_remote_code=False)
-    except (ImportError, OSError, ValueError) as error:
+        processor = opener.from_pretrained(assets.locate(model), trust_remote_code=False)
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"{model} has no processor for images that opens here ({' '.join(str(error).split())[:200]}): images need "
-            "the model's preprocessor files, pillow and torchvision; without calibration_images text alone will do"
+            "the model's preprocessor files and pillow; without images text alone will do"
         ) from error
     if getattr(processor, "image_processor", None) is None:
-        raise ValueError(f"{model} has no image processor: leave calibration_images out to calibrate on text alone")
+        raise ValueError(f"{model} has no image processor: leave the images out to use text alone")
     return processor
 
 

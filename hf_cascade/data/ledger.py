@@ -38,7 +38,10 @@ def _identity(value) -> str:
 @dataclass
 class Ledger:
     """
-    Entries `{"stage", "start": [document, token], "end": [document, token], "tokens"}`, oldest first.
+    Entries `{"stage", "start": [document, token], "end": [document, token], "tokens", ...}`, oldest first.
+
+    `tokens` were trained on. Beside them an entry has what else the trainer counted: `skipped`, documents and tokens
+    between start and end that were passed over, and `lengths`, those of the sequences trained on.
 
     Args:
         text (`str`): `text_sha256` of the text all entries speak of.
@@ -76,12 +79,8 @@ class Ledger:
 
     def close(self, stage: str, data_state: dict) -> dict:
         """The manifest's `data`, with this stage's reading (`data_state` of the trainer) as the newest entry."""
-        entry = {
-            "stage": stage,
-            "start": list(self.end),
-            "end": list(data_state["cursor"]),
-            "tokens": data_state["tokens"],
-        }
+        counted = {name: value for name, value in data_state.items() if name != "cursor"}
+        entry = {"stage": stage, "start": list(self.end), "end": list(data_state["cursor"]), **counted}
         return {
             "text": self.text,
             "cursor": dict(zip(("document", "token"), entry["end"], strict=True)),

@@ -19,13 +19,17 @@ FEATURES = Features(
         "input_ids": List(Value("int32")),  # [T]
         "seq_lengths": List(Value("int32")),  # lengths of the row's documents, summing to T
         "cursor": List(Value("int64")),  # [2]: document and token that follow this row
+        "skipped": List(Value("int64")),  # [2]: documents and tokens passed over on the way to this row's end
     }
 )
 
 
-def document_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of one document as a language model reads it: what the tokenizer adds in front, the text, one EOS."""
-    ids = tokenizer(text)["input_ids"]
+def document_tokens(tokenizer: PreTrainedTokenizerBase, text: str, **kwargs) -> list[int]:
+    """
+    Token ids of one document as a language model reads it: what the tokenizer adds in front, the text, one EOS.
+    `kwargs` go to the tokenizer.
+    """
+    ids = tokenizer(text, **kwargs)["input_ids"]
     if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
         ids = [*ids, tokenizer.eos_token_id]
     return ids
@@ -44,12 +48,16 @@ class PackedText:
         tokenizer (`PreTrainedTokenizerBase`): turns them into ids.
         max_length (`int`): T, tokens in a row.
         start (`tuple[int, int]`, *optional*, defaults to `(0, 0)`): document number and token within it to begin at.
+        min_document_tokens (`int`, *optional*, defaults to `0`): documents of fewer tokens, counted whole, are passed
+            over. They keep their numbers, so that places in the text mean the same with and without it.
     """
 
     documents: Documents
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     start: tuple[int, int] = field(default=(0, 0))
+    min_document_tokens: int = 0
+    features = FEATURES
 
     def __post_init__(self):
         if self.max_length is None or self.max_length < 2:
@@ -57,29 +65,35 @@ class PackedText:
 
     def rows(self, count: int | None = None) -> Iterator[dict[str, list[int]]]:
         """
-        Yield `count` rows, `{"input_ids": [T], "seq_lengths": [documents in the row], "cursor": [document, token]}`.
+        Yield `count` rows, `{"input_ids": [T], "seq_lengths": [documents in the row], "cursor": [document, token],
+        "skipped": [documents, tokens]}`.
 
         Raises:
             ValueError: the text ends before (always, without `count`).
         """
         number = 0
-        for number, row in enumerate(self._rows_to_the_end(), 1):
+        for number, row in enumerate(self.rows_to_the_end(), 1):
             yield row
             if number == count:  # a reader that looks ahead must not meet the end of text that suffices
                 return
         raise ValueError(
             f"the text ended {number * self.max_length} tokens after document {self.start[0]}, token {self.start[1]}, "
-            "and the stage asks for more: add text to `datasets:`, lower `train_tokens`, or allow repetition with "
-            "`passes`"
+            "and the stage asks for more: add text to `datasets:`, lower `train_tokens` or `min_document_tokens`, or "
+            "allow repetition with `passes`"
         )
 
-    def _rows_to_the_end(self) -> Iterator[dict[str, list[int]]]:
+    def rows_to_the_end(self) -> Iterator[dict[str, list[int]]]:
+        """All full rows, as `rows` gives them; the end of the text is no error."""
         row: list[int] = []
         lengths: list[int] = []
+        skipped = [0, 0]
         document, skip = self.start
         for number, text in self.documents.read(document):
             ids = document_tokens(self.tokenizer, text)
             position = skip if number == document else 0
+            if len(ids) < self.min_document_tokens:
+                skipped = [skipped[0] + 1, skipped[1] + len(ids) - position]
+                continue
             while position < len(ids):
                 piece = ids[position : position + self.max_length - len(row)]
                 position += len(piece)
@@ -87,17 +101,22 @@ class PackedText:
                 lengths.append(len(piece))
                 if len(row) == self.max_length:
                     cursor = [number, position] if position < len(ids) else [number + 1, 0]
-                    yield {"input_ids": row, "seq_lengths": lengths, "cursor": cursor}
-                    row, lengths = [], []
+                    yield {"input_ids": row, "seq_lengths": lengths, "cursor": cursor, "skipped": skipped}
+                    row, lengths, skipped = [], [], [0, 0]
 
     def dataset(self, count: int | None = None) -> IterableDataset:
         """`count` rows as a streamed dataset; it is exact from `start` on, without a shuffle buffer."""
-        return IterableDataset.from_generator(self.rows, gen_kwargs={"count": count}, features=FEATURES)
+        return IterableDataset.from_generator(self.rows, gen_kwargs={"count": count}, features=self.features)
 
     def held_out(self) -> Dataset:
         """All full rows up to the end of the text, in memory: for evaluation."""
-        rows = list(self._rows_to_the_end())
-        return Dataset.from_dict({name: [row[name] for row in rows] for name in FEATURES}, features=FEATURES)
+        rows = list(self.rows_to_the_end())
+        columns = {name: [row[name] for row in rows] for name in self.features}
+        return Dataset.from_dict(columns, features=self.features)
+
+    def collator(self, padding_free: bool = False) -> "PackedCollator":
+        """What turns rows into batches; `padding_free` as [`PackedCollator`]."""
+        return PackedCollator(padding_free)
 
 
 @dataclass
@@ -105,9 +124,10 @@ class PackedCollator:
     """
     Rows of `PackedText` to a batch in which documents keep apart.
 
-    Returns `input_ids`, `labels` and `position_ids`, each [B, T], and `cursor` [2], the place after the batch's last
-    row. There is no attention mask: transformers builds the block-diagonal one from positions that start again. The
-    first token of a document is nobody's label (-100).
+    Returns `input_ids`, `labels` and `position_ids`, each [B, T], `cursor` [2], the place after the batch's last row,
+    and `skipped` [2], documents and tokens passed over on the way there. There is no attention mask: transformers
+    builds the block-diagonal one from positions that start again. The first token of a document is nobody's label
+    (-100).
 
     Args:
         padding_free (`bool`, *optional*, defaults to `False`):
@@ -127,6 +147,7 @@ class PackedCollator:
         if self.padding_free:
             batch = {name: tensor.reshape(1, -1) for name, tensor in batch.items()}
         batch["cursor"] = torch.tensor(rows[-1]["cursor"])
+        batch["skipped"] = torch.tensor([row["skipped"] for row in rows]).sum(0)
         return batch
 
 

@@ -5,14 +5,20 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ExportableState, TrainerState
 from transformers.trainer_utils import TrainOutput
 from trl import SFTTrainer
 
 from hf_cascade import progress
 from hf_cascade.data.checkpoints import STATE_FILE, last_checkpoint
-from hf_cascade.data.packing import PackedCollator, PackedText
+from hf_cascade.data.lengths import LengthCounter, sequence_lengths, tally
+from hf_cascade.data.packing import PackedText
+from hf_cascade.distill.blank_images import keep_ranks_in_step
+from hf_cascade.distill.checkpoint_weights import load_saved, saved_names
+from hf_cascade.distill.freezing import freeze_projector, freeze_vision_tower
+from hf_cascade.distill.image_labels import without_image_labels
 
 
 class CursorCallback(TrainerCallback, ExportableState):
@@ -71,8 +77,9 @@ class CascadeSFTTrainer(SFTTrainer):
     [`~trl.SFTTrainer`] that also takes a [`PackedText`] as `train_dataset`.
 
     Every batch of packed text carries the place that follows it, so the trainer always knows the first token it has
-    not trained on: `data_state` is `{"cursor": [document, token], "tokens": tokens trained on}`. Checkpoints hold it,
-    a resumed run starts reading there, and the next stage of a cascade starts where this one ended.
+    not trained on. `data_state` is `{"cursor": [document, token], "tokens": tokens trained on, "skipped": [documents,
+    tokens] passed over, "lengths": the sequences' lengths as in [`LengthCounter`]}`. Checkpoints hold it, a resumed run
+    starts reading there, and the next stage of a cascade starts where this one ended.
 
     Args:
         train_dataset (`PackedText`, `Dataset` or `IterableDataset`): packed text, or anything `SFTTrainer` takes.
@@ -100,17 +107,31 @@ class CascadeSFTTrainer(SFTTrainer):
             # The rows are final, and the cursor replaces the Trainer's re-reading of everything before a checkpoint.
             config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}
             config.ignore_data_skip = True
-            kwargs.setdefault("data_collator", PackedCollator(padding_free=config.padding_free))
-            self.data_state = {"cursor": list(self.stream.start), "tokens": 0}
+            kwargs.setdefault("data_collator", self.stream.collator(config.padding_free))
+            self.data_state = {"cursor": list(self.stream.start), "tokens": 0, "skipped": [0, 0]}
             # The collator does it; TRL refuses `padding_free` beside any collator but its own.
             padding_free, config.padding_free = config.padding_free, False
             rows = self._rows_left(config)
             eval_rows = self._eval_rows(eval_dataset)
             super().__init__(*args, train_dataset=self.stream.dataset(rows), eval_dataset=eval_rows, **kwargs)
             config.padding_free = padding_free
+            rope = getattr(self.model.config.get_text_config(), "rope_parameters", None) or {}
+            self.data_state["lengths"] = LengthCounter(rope.get("original_max_position_embeddings")).as_dict()
             self.check_attention(self.model)
             self.add_callback(CursorCallback(self))
+        self._settle_vision()
         self.add_callback(ProgressCallback(self))
+
+    def _settle_vision(self) -> None:
+        """Freeze what the paper does not train, and what this data cannot; no token of an image is a label."""
+        if getattr(self.args, "freeze_vision_tower", True):  # a plain SFTConfig has no such field
+            freeze_vision_tower(self.model)
+        if not self._is_vision_dataset:
+            freeze_projector(self.model)
+            return
+        self.data_collator = without_image_labels(self.data_collator)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            keep_ranks_in_step(self.model)
 
     def _check_packed(self, config) -> None:
         if config is None or config.max_steps < 1:
@@ -171,6 +192,22 @@ class CascadeSFTTrainer(SFTTrainer):
         self._resumed_from = resume_from_checkpoint
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """As the base, which finds no weight of a model that is saved under other names (Mistral3) and goes on."""
+        named = self._saved_names()
+        if named is None:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        return load_saved(named, resume_from_checkpoint)
+
+    def _load_best_model(self):
+        named = self._saved_names()
+        return super()._load_best_model() if named is None else load_saved(named, self.state.best_model_checkpoint)
+
+    def _saved_names(self) -> dict[str, Tensor] | None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not isinstance(self.model, PreTrainedModel):
+            return None  # engines load files of their own, PEFT its adapters
+        return saved_names(self.model)
+
     def evaluate(self, eval_dataset=None, **kwargs):
         """As the base; beside packed text `eval_dataset` is a `PackedText`."""
         return super().evaluate(eval_dataset=self._eval_rows(eval_dataset), **kwargs)
@@ -180,25 +217,37 @@ class CascadeSFTTrainer(SFTTrainer):
         if self._resumed_from is not None:  # the base did it before the data loader drew its seed: dropout would differ
             self._load_rng_state(self._resumed_from)
             self._resumed_from = None
-        cursor = inputs.pop("cursor", None)
+        cursor, skipped = inputs.pop("cursor", None), inputs.pop("skipped", None)
         loss = super().training_step(model, inputs, num_items_in_batch)
         check_finite("loss", loss, self.state.global_step + 1)
         if cursor is not None:
-            tokens = torch.tensor(inputs["input_ids"].numel(), device=loss.device)
-            # Ranks read neighbouring rows of one stream: the furthest document and token is where the step ended.
-            places = self.accelerator.gather(cursor.to(loss.device).view(1, 2)).tolist()
-            self.data_state["cursor"] = max(places)
-            self.data_state["tokens"] += int(self.accelerator.reduce(tokens, reduction="sum"))
-            # TRL counts one row of a batch that has no attention mask.
-            self._metrics["train"]["num_tokens"] = [self.data_state["tokens"]]
+            self._account(inputs, cursor.to(loss.device), skipped.to(loss.device))
         return loss
+
+    def _account(self, inputs: dict, cursor: Tensor, skipped: Tensor) -> None:
+        """Add a batch of every process, which was trained on, to `data_state`."""
+        counter = LengthCounter(**self.data_state["lengths"])
+        lengths = sequence_lengths(inputs["position_ids"].to(cursor.device))
+        tokens = cursor.new_tensor([inputs["input_ids"].numel()])
+        ends = self.accelerator.gather(torch.cat([cursor, lengths.max().view(1)]).view(1, 3)).tolist()
+        sums = torch.cat([tokens, skipped, tally(lengths, counter.window)])
+        tokens, *sums = self.accelerator.reduce(sums, reduction="sum").tolist()
+        counter.add_tally(sums[2:], max(longest for *_, longest in ends))
+        # Ranks read neighbouring rows of one stream: the furthest document and token is where the step ended.
+        self.data_state["cursor"] = max(place for *place, _ in ends)
+        self.data_state["tokens"] += tokens
+        self.data_state["skipped"] = [old + new for old, new in zip(self.data_state["skipped"], sums[:2], strict=True)]
+        self.data_state["lengths"] = counter.as_dict()
+        # TRL counts one row of a batch that has no attention mask.
+        self._metrics["train"]["num_tokens"] = [self.data_state["tokens"]]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As the base; the place in the text is no input of the model."""
         inputs.pop("cursor", None)
+        inputs.pop("skipped", None)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         if self.stream is not None and "cursor" not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, "cursor"]
+            self._signature_columns = [*dict.fromkeys([*self._signature_columns, *self.stream.features])]

@@ -48,6 +48,24 @@ def test_stages_continue_each_other(tmp_path):
     assert Ledger.after(stage(tmp_path / "long", data), "text").end == (7, 0)
 
 
+def test_an_entry_keeps_what_else_was_counted(tmp_path):
+    counted = {"tokens": 160, "skipped": [2, 31], "lengths": {"longest": 16}}
+    data = Ledger("text").close("long", {"cursor": [3, 5], **counted})
+    assert data["ledger"] == [{"stage": "long", "start": [0, 0], "end": [3, 5], **counted}]
+    after = Ledger.after(stage(tmp_path / "long", data), "text").close("next", {"cursor": [9, 0], "tokens": 16})
+    assert after["ledger"][0] == data["ledger"][0] and after["ledger"][1]["tokens"] == 16
+
+
+def test_documents_that_are_passed_over_do_not_change_the_texts_identity(tmp_path):
+    """Stages of one cascade differ in it: the long one passes over short documents, the others read all."""
+    mixture = DatasetMixtureConfig(
+        datasets=[DatasetConfig(path="json", data_files=str(write_text(tmp_path / "a.jsonl")))]
+    )
+    documents, kit = Documents(load_mixture(mixture)), tiny.tokenizer()
+    streams = [PackedText(documents, kit, 16, min_document_tokens=least) for least in (0, 12)]
+    assert len({text_sha256(stream, mixture.datasets) for stream in streams}) == 1
+
+
 def test_ledger_refuses_other_text_no_text_and_no_stage(tmp_path):
     folder = stage(tmp_path / "short", Ledger("text").close("short", {"cursor": [3, 5], "tokens": 160}))
     with pytest.raises(ValueError, match="read other text.*document_seed"):
