@@ -5,8 +5,8 @@
 Distilled models are said to copy from their context worse than models trained on the next token, since a teacher's
 soft labels blur what copying needs (arXiv 2509.01649, which routes the tokens with low teacher entropy to the plain
 next-token loss). Rows here are a random phrase three times, whose second and third time are certain to whoever looks
-back, and then words of a Markov source. A teacher is trained on the next token, for a short or a long time, and students
-of its own shape are trained from a random start on the same text in several ways, each from the same seeds.
+back, and then words of a Markov source. A teacher is trained on the next token, for a short or a long time, and
+students of its own shape are trained from a random start on the same text in several ways, each from the same seeds.
 """
 
 import argparse

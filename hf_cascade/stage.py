@@ -10,10 +10,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from accelerate import PartialState
 from transformers import GenerationConfig, TrainerCallback
 
 from hf_cascade import manifest
 from hf_cascade.data.checkpoints import last_checkpoint
+from hf_cascade.data.lengths import FIRST_ROWS, of_rows, short_text_warning
 
 STOPPED = 75  # EX_TEMPFAIL: stopped on request, the same command goes on
 BAD_INPUT = 2
@@ -109,6 +111,19 @@ class StopOnRequest(TrainerCallback):
     def restore(self) -> None:
         """Give SIGTERM back to who had it."""
         signal.signal(signal.SIGTERM, self.before)
+
+
+def warn_of_short_text(stream, window: int) -> None:
+    """
+    Say on stderr, before hours are spent, that a long stage reads too few long documents.
+
+    Args:
+        stream (`PackedText`): the text, at the stage's first token.
+        window (`int`): tokens the model was trained on before; only positions beyond teach the longer window.
+    """
+    warning = short_text_warning(of_rows(stream.rows_to_the_end(), window, FIRST_ROWS))
+    if warning and PartialState().is_main_process:
+        print(f"hf-cascade: warning: {warning}", file=sys.stderr)
 
 
 def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) -> int:

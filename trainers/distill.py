@@ -11,18 +11,23 @@ the stage in FOLDER stopped. The same command resumes a stopped run.
 
 
 def main(training_args, text_args, context_args, model_args, mixture):
-    from hf_cascade import stage
+    from hf_cascade import assets, stage
     from hf_cascade.context import extend_context
-    from hf_cascade.data.documents import Documents, load_mixture
-    from hf_cascade.data.ledger import Ledger, text_sha256
-    from hf_cascade.data.packing import PackedText
+    from hf_cascade.data.documents import load_mixture
+    from hf_cascade.data.image_documents import image_column
+    from hf_cascade.data.ledger import Ledger
+    from hf_cascade.data.streams import open_stream, stream_sha256
     from hf_cascade.distill.config import TEACHER_FLAGS
+    from hf_cascade.distill.freezing import check_same_images
+    from hf_cascade.distill.hidden import kept_before
     from hf_cascade.distill.trainer import CascadeDistillationTrainer, load_teacher
     from hf_cascade.loading import copy_companions, load_config, load_model, load_tokenizer
 
     stage.check_output_dir(training_args.output_dir)
     student = model_args.model_name_or_path
-    teachers = {name: getattr(training_args, name) for name in TEACHER_FLAGS if getattr(training_args, name) is not None}
+    teachers = {
+        name: getattr(training_args, name) for name in TEACHER_FLAGS if getattr(training_args, name) is not None
+    }
     if student is None or not teachers:
         raise ValueError(f"give model_name_or_path (the student) and a teacher: one of {', '.join(TEACHER_FLAGS)}")
     tokenizer = load_tokenizer(student)
@@ -35,20 +40,25 @@ def main(training_args, text_args, context_args, model_args, mixture):
             context_args.llama_4_scaling_beta,
         )
 
-    documents = Documents(
-        load_mixture(mixture), training_args.dataset_text_field, text_args.document_seed, text_args.passes
-    )
-    stream = PackedText(documents, tokenizer, training_args.max_length)
-    ledger = Ledger.after(text_args.data_after, text_sha256(stream, mixture.datasets))
+    rows, teacher = load_mixture(mixture), training_args.teacher_model_name_or_path
+    if image_column(rows) is not None and teacher is not None:
+        check_same_images(config, load_config(teacher))
+    field, length = training_args.dataset_text_field, training_args.max_length
+    stream = open_stream(rows, text_args, field, length, tokenizer, student, config)
+    ledger = Ledger.after(text_args.data_after, stream_sha256(stream, mixture.datasets))
     stream.start = ledger.end
+    if context_args.context_length is not None:
+        stage.warn_of_short_text(stream, context_args.original_context_length)
 
+    if training_args.hidden_weight > 0 and training_args.hidden_layers is None:
+        training_args.hidden_layers = kept_before(assets.locate(student))
     attention = {"attn_implementation": model_args.attn_implementation}
     trainer = CascadeDistillationTrainer(
         load_model(student, model_args.dtype or "float32", config, **attention),
         load_teacher(training_args, tokenizer, **attention),
         args=training_args,
         train_dataset=stream,
-        processing_class=tokenizer,
+        processing_class=getattr(stream, "processor", tokenizer),
     )
     inputs = {"model_name_or_path": student, **teachers}
     if text_args.data_after is not None:

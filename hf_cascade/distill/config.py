@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from hf_cascade.distill.divergences import KERNELS, Objective
+from hf_cascade.distill.fp8 import check_fp8, launched_in_fp8
+from hf_cascade.distill.parallel import row_processes
 
 TEACHER_WINDOWS = ("mask", "extrapolate", "refuse")
 TEACHER_FLAGS = ("teacher_model_name_or_path", "teacher_url", "teacher_cache")
@@ -33,6 +35,9 @@ class CascadeSFTConfig(SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if launched_in_fp8():
+            check_fp8("mixed_precision: fp8")
+            self.mixed_precision = "fp8"  # of `bf16`, what the rest is computed in, transformers would make all of it
         if self.train_tokens is not None:
             if self.train_tokens < 1 or not self.max_length:
                 raise ValueError(
@@ -43,7 +48,7 @@ class CascadeSFTConfig(SFTConfig):
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step over all processes."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size * self.max_length
+        return self.train_batch_size * self.gradient_accumulation_steps * row_processes(self) * self.max_length
 
 
 @dataclass
@@ -57,8 +62,8 @@ class CascadeDistillationConfig(CascadeSFTConfig):
         teacher_model_name_or_path (`str`, *optional*):
             The frozen teacher. The paper distils every size from the original parent (Algorithm 1).
         teacher_dtype (`str`, *optional*, defaults to `"auto"`):
-            Type the teacher's weights are loaded in; `auto` is the checkpoint's own, `fp8` quantises them where the
-            device can multiply in it.
+            Type the teacher's weights are loaded in; `auto` is the checkpoint's own. With `fp8` they are in bf16, and
+            multiplied in fp8 (the head is not); on a GPU that cannot it is refused.
         teacher_url (`str`, *optional*):
             Address of a teacher that `trainers/serve_teacher.py` serves, instead of one in this process.
         teacher_cache (`str`, *optional*):
@@ -86,8 +91,9 @@ class CascadeDistillationConfig(CascadeSFTConfig):
             Weight of the distance between hidden states, relative to the teacher's, beside the KL. For students of the
             teacher's width that lost many layers. Ours: paper silent, none.
         hidden_layers (`list[int]`, *optional*):
-            The teacher's layer (1 is the first) that each student layer but the last is to resemble. Unset, those at
-            the same relative depth.
+            The teacher's layer (1 is the first) that each student layer but the last is to resemble. Unset,
+            `trainers/distill.py` takes them from the student's pruning report, and else those of the same relative
+            depth are meant.
         loss_chunk_tokens (`int`, *optional*):
             Rows of logits that exist at once. Unset, as many as 64 MiB of fp32 logits hold (a GPU: 512 MiB).
         loss_kernel (`str`, *optional*, defaults to `"torch"`):
@@ -140,6 +146,8 @@ class CascadeDistillationConfig(CascadeSFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.teacher_dtype == "fp8":
+            check_fp8("teacher_dtype: fp8")
         for name, allowed in (("teacher_window", TEACHER_WINDOWS), ("loss_kernel", KERNELS)):
             if getattr(self, name) not in allowed:  # the parser checks choices of flags, not those of a YAML file
                 raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}")

@@ -3,8 +3,13 @@
 N tokens that count, D hidden size of both.
 """
 
+import json
+from pathlib import Path
+
 import torch
 from torch import Tensor
+
+PRUNE_REPORT = "prune_report.json"
 
 
 def paired_layers(student_layers: int, teacher_layers: int, given: list[int] | None = None) -> list[int]:
@@ -30,6 +35,24 @@ def paired_layers(student_layers: int, teacher_layers: int, given: list[int] | N
             "one for each student layer but the last"
         )
     return given
+
+
+def kept_before(student: str | Path) -> list[int] | None:
+    """
+    For `hidden_layers`: the parent's layer that each student layer but the last stands for, from its pruning's report.
+
+    A student layer is followed by the next layer that was kept, so what it leaves is what the parent left before that
+    one, the work of removed layers between them included.
+
+    Args:
+        student (`str` or `Path`): folder of a pruned model.
+
+    Returns:
+        `list[int]`, *optional*: None where the folder holds no report, or no layer was removed.
+    """
+    file = Path(student) / PRUNE_REPORT
+    kept = json.loads(file.read_text()).get("kept_layers") if file.is_file() else None
+    return kept[1:] if kept and kept[-1] >= len(kept) else None
 
 
 def relative_distance(student_ND: list[Tensor], teacher_ND: list[Tensor]) -> Tensor:

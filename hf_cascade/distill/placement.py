@@ -69,6 +69,12 @@ def _shard(model: PreTrainedModel, accelerator: Accelerator) -> nn.Module:
     return model
 
 
+def head_rows(model: PreTrainedModel) -> int:
+    """The vocabulary, from the head's rows; those of a weight that ZeRO-3 took apart are in `ds_shape`."""
+    weight = model.get_output_embeddings().weight
+    return getattr(weight, "ds_shape", weight.shape)[0]
+
+
 def in_forward(wrapper: nn.Module, model: nn.Module, method: Callable, *inputs: Tensor):
     """
     Call `method(*inputs)` in the forward of `wrapper`, where DDP, FSDP2 and ZeRO-3 act and weights are whole.

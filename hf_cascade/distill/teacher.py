@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from hf_cascade.distill.placement import in_forward
+from hf_cascade.distill.placement import head_rows, in_forward
 
 # Config entries of families whose logits are more than hidden states times head.
 SCALED_LOGITS = ("logits_scaling", "logit_scale")
@@ -119,7 +119,7 @@ class LocalTeacher(Teacher):
     def __init__(self, model: PreTrainedModel, place=lambda model: model, unwrap=lambda model: model, layers=()):
         check_head(model, "teacher")
         self.window = model.config.get_text_config().max_position_embeddings
-        self.vocabulary = model.get_output_embeddings().weight.shape[0]
+        self.vocabulary = head_rows(model)
         self.softcap, self.layers = final_softcap(model), layers
         self.unwrap = unwrap
         self._ready: tuple[Tensor, HiddenTargets] | None = None

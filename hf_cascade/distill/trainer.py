@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_cascade.distill.config import TEACHER_FLAGS, CascadeDistillationConfig
+from hf_cascade.distill.fp8 import multiply_in_fp8
 from hf_cascade.distill.hidden import paired_layers, relative_distance
 from hf_cascade.distill.loss import Parts, fused_divergence
 from hf_cascade.distill.packed import CascadeSFTTrainer
-from hf_cascade.distill.placement import in_forward, place_teacher
+from hf_cascade.distill.parallel import attend_together, check_parallelism, split_by
+from hf_cascade.distill.placement import head_rows, in_forward, place_teacher
 from hf_cascade.distill.teacher import LocalTeacher, Teacher, check_head, final_softcap, hidden_states
+from hf_cascade.distill.throughput import Throughput
 from hf_cascade.loading import check_same_tokenizer, load_model, load_tokenizer
 
 
@@ -68,15 +71,35 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         if args.torch_compile:
             self._compile(self._student(), *([teacher_model] if isinstance(teacher_model, PreTrainedModel) else []))
         self.matched_layers = self._matched_layers(teacher_model) if args.hidden_weight > 0 else ()
-        if not isinstance(teacher_model, Teacher):
+        local = None if isinstance(teacher_model, Teacher) else teacher_model
+        packed = self.stream is not None or args.packing or args.padding_free
+        check_parallelism(self.accelerator, args, packed, self._student(), local)
+        self._sp_size = split_by(self.accelerator)[1]
+        if self._sp_size > 1:
+            self.loss_is_scaled_for_ga = True  # the base takes it for a mean there
+        if local is not None:
             self.check_attention(teacher_model)
             place = partial(place_teacher, accelerator=self.accelerator)
             teacher_model = LocalTeacher(teacher_model, place, self._unwrap, self.matched_layers)
         self.teacher = teacher_model
         self._check_teacher()
+        self.throughput = self._throughput()
+        self.add_callback(self.throughput)
+
+    def _throughput(self) -> Throughput:
+        held, args = self.teacher.model, self.args
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else self._student().dtype
+        return Throughput(
+            self._student(),
+            None if held is None else self._unwrap(held),
+            device=self.accelerator.device,
+            dtype=dtype,
+            gather=self.accelerator.gather,
+            copies=self._tp_size,
+        )
 
     def _check_teacher(self) -> None:
-        vocabulary = self._student().get_output_embeddings().weight.shape[0]
+        vocabulary = head_rows(self._student())
         if vocabulary != self.teacher.vocabulary:
             raise ValueError(
                 f"student and teacher have vocabularies of {vocabulary} and {self.teacher.vocabulary}: they must be "
@@ -115,6 +138,26 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         model = self._unwrap(self.model)
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """As the base, which leaves sequence parallelism to a loss of its own; at least 1."""
+        if self.args.teacher_window == "mask":
+            for batch in batch_samples:
+                self._leave_out_beyond(batch)
+        if self._sp_size == 1 or not batch_samples or "shift_labels" not in batch_samples[0]:
+            count = super()._get_num_items_in_batch(batch_samples, device)
+        else:
+            count = sum((batch["shift_labels"] != -100).sum() for batch in batch_samples)
+            count = self.accelerator.reduce(count.to(device), reduction="sum")
+        return None if count is None else count.clamp(min=1)
+
+    def _leave_out_beyond(self, batch: dict) -> None:
+        """Beyond the teacher's window nothing is a label, so that nothing there is counted."""
+        name = "shift_labels" if "shift_labels" in batch else "labels"
+        beyond_BT = self._positions(batch, batch[name]) >= self.teacher.window  # of the token that predicts
+        if name == "labels":
+            beyond_BT = nn.functional.pad(beyond_BT[:, :-1], (1, 0))
+        batch[name] = batch[name].masked_fill(beyond_BT, -100)
+
     def _precision(self):
         """Mixed precision. Accelerate has it in the forward that `in_forward` stands in for; FSDP2 casts by itself."""
         return contextlib.nullcontext() if self.accelerator.is_fsdp2 else self.accelerator.autocast()
@@ -123,23 +166,26 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         """The divergence, summed over the labels of this batch and divided by `num_items_in_batch`."""
         mode = "train" if self.model.training else "eval"
         inputs = dict(inputs)
-        labels_BT = inputs.pop("labels")
-        # Sequence parallelism shifts before it splits the batch.
+        labels_BT = inputs.pop("labels", None)
+        # Context and sequence parallelism shift before they split the batch.
         targets_BT = inputs.pop("shift_labels", None)
         if targets_BT is None:
             targets_BT = nn.functional.pad(labels_BT[:, 1:], (0, 1), value=-100)
         counts_BT = targets_BT != -100
         if self.args.teacher_window == "mask":
-            counts_BT = counts_BT & (self._positions(inputs, labels_BT) < self.teacher.window)
+            counts_BT = counts_BT & (self._positions(inputs, targets_BT) < self.teacher.window)
         num_items = counts_BT.sum() if num_items_in_batch is None else num_items_in_batch
 
+        if self._sp_size > 1:
+            attend_together(self.teacher.model, self.model.training)
         with self._precision():
-            self.teacher.prefetch(inputs, counts_BT)
+            with self.throughput.teacher():
+                self.teacher.prefetch(inputs, counts_BT)
             student_loss = partial(self._student_loss, inputs, counts_BT, targets_BT[counts_BT], num_items)
             loss, parts, distance = in_forward(model, self._unwrap(model), student_loss)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
-        read_BT = inputs.get("attention_mask", torch.ones_like(labels_BT))
+        if num_items_in_batch is not None and (self.args.average_tokens_across_devices or self._sp_size > 1):
+            loss = loss * self.accelerator.num_processes  # over which gradients are averaged
+        read_BT = inputs.get("attention_mask", torch.ones_like(targets_BT))
         self._record(mode, [*parts, distance], num_items, counts_BT.sum(), read_BT.sum())
         return (loss, {"loss": loss}) if return_outputs else loss
 
@@ -148,7 +194,8 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
     ) -> tuple[Tensor, Parts, Tensor]:
         student = self._student()
         hidden_BTD, layers_BTD = hidden_states(student, inputs, tuple(range(1, len(self.matched_layers) + 1)))
-        targets = self.teacher.targets(inputs, counts_BT)
+        with self.throughput.teacher():
+            targets = self.teacher.targets(inputs, counts_BT)
         head = student.get_output_embeddings()
 
         def head_loss(hidden_ND: Tensor) -> tuple[Tensor, Parts]:
@@ -173,10 +220,10 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         return loss, parts, distance.detach().to(loss.dtype)
 
     @staticmethod
-    def _positions(inputs: dict, labels_BT: Tensor) -> Tensor:
+    def _positions(inputs: dict, targets_BT: Tensor) -> Tensor:
         if "position_ids" in inputs:
             return inputs["position_ids"]
-        return torch.arange(labels_BT.shape[1], device=labels_BT.device).expand_as(labels_BT)
+        return torch.arange(targets_BT.shape[1], device=targets_BT.device).expand_as(targets_BT)
 
     def _record(self, mode: str, parts: list[Tensor], num_items, counted: Tensor, read: Tensor) -> None:
         """The loss's parts a token of this batch, over all processes, and the tokens read so far, for the log."""
@@ -195,6 +242,18 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         for (name, is_wanted), value in zip(wanted.items(), sums, strict=True):
             if is_wanted:
                 metrics[f"distill/{name}"].append(value / max(tokens, 1))
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As the base; afterwards the batch is counted."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.throughput.step(inputs)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the base, with tokens a second, model FLOP utilisation and the teacher's share of the time."""
+        if "loss" in logs:
+            logs.update(self.throughput.metrics())
+        super().log(logs, start_time)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As the base, loss only: the logits it would return are never made."""
@@ -225,6 +284,8 @@ def load_teacher(args: CascadeDistillationConfig, processing_class=None, **kwarg
     if args.teacher_model_name_or_path is None:
         raise ValueError(f"no teacher: give teacher_model, or set one of {', '.join(TEACHER_FLAGS)}")
     check_tokens(args, tokenizer)
+    if args.teacher_dtype == "fp8":
+        return multiply_in_fp8(load_model(args.teacher_model_name_or_path, dtype="bfloat16", **kwargs))
     return load_model(args.teacher_model_name_or_path, dtype=args.teacher_dtype, **kwargs)
 
 

@@ -1,9 +1,11 @@
 """The trainer's options beyond the plain forward KL: other divergences, routing, hidden-state matching, compilation."""
 
+import json
+
 import pytest
 import torch
 
-from hf_cascade.distill.hidden import paired_layers, relative_distance
+from hf_cascade.distill.hidden import kept_before, paired_layers, relative_distance
 from hf_cascade.distill.teacher import LocalTeacher, hidden_states
 from tests.distill import setting
 from tests.distill.test_loss import jsd, plain
@@ -108,6 +110,14 @@ def test_which_layers_belong_together():
     assert paired_layers(4, 4) == [1, 2, 3]
     assert paired_layers(2, 40) == [20]
     assert paired_layers(3, 6, [1, 5]) == [1, 5]
+
+
+def test_pruning_report_says_which_layers_belong_together(tmp_path):
+    assert kept_before(tmp_path) is None
+    for kept, expected in (([0, 1, 4, 7], [1, 4, 7]), ([2, 3], [3]), ([0, 1, 2], None)):
+        (tmp_path / "prune_report.json").write_text(json.dumps({"kept_layers": kept}))
+        assert kept_before(tmp_path) == expected
+    paired_layers(4, 8, [1, 4, 7])
 
 
 @pytest.mark.parametrize("given", [[1], [1, 2, 3], [2, 1], [0, 3], [3, 6]])

@@ -158,6 +158,27 @@ def test_teacher_window(tmp_path, window):
     expected = setting.plain_kl(model, parent, batch, counts)
     trainer = setting.distiller(tmp_path, model, parent, max_steps=1, teacher_window=window)
     assert float(trainer.compute_loss(trainer.model, batch)) == pytest.approx(expected, rel=1e-6)
+    trainer.train()
+    assert setting.losses(trainer)[0] == pytest.approx(expected, rel=1e-6), "the mean over what counts"
+
+
+def test_teacher_window_and_accumulation(tmp_path):
+    finals = []
+    for parts in (1, 2):
+        model, parent = setting.student(), setting.teacher(max_position_embeddings=6)
+        sizes = {"per_device_train_batch_size": 2 // parts, "gradient_accumulation_steps": parts}
+        setting.distiller(tmp_path, model, parent, **sizes).train()
+        finals.append(setting.weights(model))
+    assert setting.differ(*finals) < 1e-6
+
+
+def test_nothing_inside_the_teachers_window_trains_nothing(tmp_path):
+    model, parent = setting.student(), setting.teacher(max_position_embeddings=6)
+    trainer = setting.distiller(tmp_path, model, parent, max_steps=1)
+    trainer.teacher.window = 0
+    before = setting.weights(model)
+    trainer.train()
+    assert setting.losses(trainer) == [0.0] and setting.differ(before, setting.weights(model)) == 0
 
 
 def test_teacher_window_of_text_without_positions(tmp_path):

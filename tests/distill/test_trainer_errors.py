@@ -158,4 +158,4 @@ def test_inner_parts_of_trl_are_as_we_know_them(tmp_path):
     assert set(trainer._metrics) == {"train", "eval"}, message
     assert 'self._metrics[mode]["num_tokens"] = [self._total_train_tokens]' in source, message
     trainer._set_signature_columns_if_needed()
-    assert trainer._signature_columns == ["input_ids", "labels", "seq_lengths", "cursor"], message
+    assert trainer._signature_columns == ["input_ids", "labels", "seq_lengths", "cursor", "skipped"], message
