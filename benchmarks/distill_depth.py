@@ -70,10 +70,10 @@ def main() -> None:
     """Prune, distil, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parent", default="recipes/tiny/parent")
-    parser.add_argument("--layers", type=int, nargs="+", default=[6, 3], help="layers that stay")
+    parser.add_argument("--layers", type=int, nargs="+", default=[5, 3], help="layers that stay")
     parser.add_argument("--method", choices=("compensated", "paper"), default="compensated", help="of pruning")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.3, 3.0], help="of the hidden distance")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[60_000, 240_000])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[60_000, 180_000])
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seeds", type=int, default=3)
     settings = parser.parse_args()

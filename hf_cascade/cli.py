@@ -13,6 +13,10 @@ WORDS = {
     "prune": "prune a model to an exact smaller shape",
     "pretrain": "train a model from a random start (trainers/pretrain.py)",
     "distill": "distil a student from a teacher (trainers/distill.py)",
+    "sft": "train on conversations with a teacher's logits, or without (trainers/sft.py)",
+    "serve_teacher": "serve a teacher's hidden states to students elsewhere (trainers/serve_teacher.py)",
+    "cache_teacher": "write a teacher's most likely tokens to disk (trainers/cache_teacher.py)",
+    "lengths": "how long the documents of a stage's text are, before it is trained on",
     "evaluate": "measure models: perplexity, divergence, lm-eval tasks; table and plots",
 }
 
@@ -96,6 +100,10 @@ def _call(word: str, arguments) -> int:
         from hf_cascade.prune.command import main as prune
 
         return prune(arguments)
+    if word == "lengths":
+        from hf_cascade.data.report import main as lengths
+
+        return lengths(arguments)
     if word == "evaluate":
         from hf_cascade.evaluate.command import main as evaluate
 

@@ -23,6 +23,12 @@ DATACLASSES = {
         "trl.ModelConfig",
         "trl.DatasetMixtureConfig",
     ),
+    "sft": (
+        "hf_cascade.distill.config.CascadeDistillationConfig",
+        "hf_cascade.distill.sft_arguments.SFTArguments",
+        "trl.ModelConfig",
+        "trl.DatasetMixtureConfig",
+    ),
     "evaluate": ("hf_cascade.evaluate.config.EvaluateArguments",),
 }
 PLAIN = ("None", "int", "float", "bool", "str", "list", "dict")

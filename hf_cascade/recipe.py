@@ -28,10 +28,12 @@ FORBIDDEN = {
 }
 # These belong to `inputs`: only there is a stage's name its folder, and are shapes and fingerprints followed.
 INPUT_FLAGS = ("model", "model_name_or_path", "teacher", "teacher_model_name_or_path", "data_after")
+TEACHER_FLAGS = ("teacher_model_name_or_path", "teacher_url", "teacher_cache")  # one of them
 REQUIRED_INPUTS = {
     "prune": ("model",),
     "pretrain": (),
-    "distill": ("model_name_or_path", "teacher_model_name_or_path"),
+    "distill": ("model_name_or_path",),
+    "sft": ("model_name_or_path",),
     "evaluate": ("model",),
 }
 FILE_FLAGS = ("model_config", "tasks_path")  # always files here
@@ -240,7 +242,13 @@ def _check_sources(run: str, settings: dict, inputs: dict, where: str) -> list[s
     problems += [f"{where}.inputs.{flag}: missing, and {run} needs it" for flag in missing]
     if run == "pretrain" and ("model_config" in settings) == ("model_name_or_path" in inputs):
         problems.append(f"{where}: pretrain needs one of set.model_config and inputs.model_name_or_path")
-    if run in ("pretrain", "distill") and not settings.get("datasets"):
+    teachers = [flag for flag in TEACHER_FLAGS if flag in inputs or settings.get(flag) is not None]
+    if run == "distill" and not teachers or run == "sft" and bool(teachers) == bool(settings.get("plain_sft")):
+        or_not = " or set.plain_sft" if run == "sft" else ""
+        problems.append(
+            f"{where}: {run} needs one of inputs.teacher_model_name_or_path, set.teacher_url, set.teacher_cache{or_not}"
+        )
+    if run in ("pretrain", "distill", "sft") and not settings.get("datasets"):
         problems.append(f"{where}.set.datasets: missing, and {run} needs text, as [{{path: json, data_files: FILE}}]")
     return problems
 

@@ -37,7 +37,7 @@ def run_script(main, parse) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
         sys.exit(main(*parse()))
-    except (ValueError, FileNotFoundError, FloatingPointError, ConnectionError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:  # OSError: a missing file, a full disk
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
         print(f"hf-cascade: error: {error}", file=sys.stderr)

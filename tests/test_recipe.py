@@ -245,7 +245,7 @@ def test_files_of_a_hub_dataset_are_not_looked_for_here(book):
         ("small", {"model": PARENT, "calibration": "org/t"}, "stands in `set` or `config` too"),
         ("small", {}, "small.inputs.model: missing, and prune needs it"),
         ("report", {"teacher": PARENT}, "report.inputs.model: missing, and evaluate needs it"),
-        ("short", {"model_name_or_path": "small"}, "teacher_model_name_or_path: missing, and distill needs it"),
+        ("short", {"model_name_or_path": "small"}, "distill needs one of inputs.teacher_model_name_or_path"),
     ],
 )
 def test_inputs(book, stage, inputs, words):

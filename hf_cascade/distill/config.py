@@ -141,7 +141,7 @@ class CascadeDistillationConfig(CascadeSFTConfig):
     )
     loss_kernel: str = field(
         default="torch",
-        metadata={"help": "torch runs anywhere; triton is a fused kernel for GPUs.", "choices": list(KERNELS)},
+        metadata={"help": "torch runs anywhere; triton is a fused kernel for GPUs.", "choices": ["torch", "triton"]},
     )
 
     def __post_init__(self):
