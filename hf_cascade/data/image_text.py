@@ -83,9 +83,10 @@ def _processed(processor, rows, pictures: str, words: str, longest: int) -> Iter
         images = row[pictures] if isinstance(row[pictures], list) else [row[pictures]]
         if not images or images[0] is None:
             continue
-        text = row[words]
-        if words == "messages":
+        text, rendered = row[words], words == "messages"
+        if rendered:
             text = processor.apply_chat_template(text, tokenize=False)
-        sample = processor(text=text, images=images, return_tensors="pt")
+        # a chat template writes its special tokens itself
+        sample = processor(text=text, images=images, return_tensors="pt", add_special_tokens=not rendered)
         if sample["input_ids"].shape[1] <= longest:
             yield dict(sample)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from hf_cascade.distill.divergences import KERNELS, Objective
-from hf_cascade.distill.fp8 import check_fp8, launched_in_fp8
+from hf_cascade.distill.fp8 import check_fp8, follow_launch_file
 from hf_cascade.distill.parallel import row_processes
 
 TEACHER_WINDOWS = ("mask", "extrapolate", "refuse")
@@ -35,9 +35,7 @@ class CascadeSFTConfig(SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if launched_in_fp8():
-            check_fp8("mixed_precision: fp8")
-            self.mixed_precision = "fp8"  # of `bf16`, what the rest is computed in, transformers would make all of it
+        follow_launch_file(self)
         if self.train_tokens is not None:
             if self.train_tokens < 1 or not self.max_length:
                 raise ValueError(

@@ -13,12 +13,16 @@ from trl import SFTTrainer
 
 from hf_cascade import progress
 from hf_cascade.data.checkpoints import STATE_FILE, last_checkpoint
+from hf_cascade.data.image_packing import PackedImageText
 from hf_cascade.data.lengths import LengthCounter, sequence_lengths, tally
 from hf_cascade.data.packing import PackedText
 from hf_cascade.distill.blank_images import keep_ranks_in_step
 from hf_cascade.distill.checkpoint_weights import load_saved, saved_names
 from hf_cascade.distill.freezing import freeze_projector, freeze_vision_tower
 from hf_cascade.distill.image_labels import without_image_labels
+from hf_cascade.distill.parallel import PlainNumbers, check_rows, row_processes, split_by
+
+ACCOUNT = ("cursor", "skipped", "lengths")  # what a batch holds beside the model's inputs
 
 
 class CursorCallback(TrainerCallback, ExportableState):
@@ -108,6 +112,8 @@ class CascadeSFTTrainer(SFTTrainer):
             config.dataset_kwargs = {**(config.dataset_kwargs or {}), "skip_prepare_dataset": True}
             config.ignore_data_skip = True
             kwargs.setdefault("data_collator", self.stream.collator(config.padding_free))
+            if isinstance(self.stream, PackedImageText):
+                kwargs.setdefault("processing_class", self.stream.processor)
             self.data_state = {"cursor": list(self.stream.start), "tokens": 0, "skipped": [0, 0]}
             # The collator does it; TRL refuses `padding_free` beside any collator but its own.
             padding_free, config.padding_free = config.padding_free, False
@@ -120,6 +126,7 @@ class CascadeSFTTrainer(SFTTrainer):
             self.check_attention(self.model)
             self.add_callback(CursorCallback(self))
         self._settle_vision()
+        self._settle_rows()
         self.add_callback(ProgressCallback(self))
 
     def _settle_vision(self) -> None:
@@ -132,6 +139,14 @@ class CascadeSFTTrainer(SFTTrainer):
         self.data_collator = without_image_labels(self.data_collator)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             keep_ranks_in_step(self.model)
+
+    def _settle_rows(self) -> None:
+        """Rows that several processes share: what cannot be is refused, and what is no token is not split."""
+        packed = self.stream is not None or self.args.packing or self.args.padding_free
+        check_rows(self.accelerator, self.args, self.model, packed, self._is_vision_dataset)
+        self._sp_size = split_by(self.accelerator)[1]
+        if self._sp_size > 1 and self.stream is not None:
+            self.data_collator = PlainNumbers(self.data_collator)
 
     def _check_packed(self, config) -> None:
         if config is None or config.max_steps < 1:
@@ -159,7 +174,7 @@ class CascadeSFTTrainer(SFTTrainer):
 
     def _rows_left(self, config) -> int:
         """Rows of all processes from here to the last step."""
-        step_rows = config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+        step_rows = config.train_batch_size * config.gradient_accumulation_steps * row_processes(config)
         return config.max_steps * step_rows - self.data_state["tokens"] // self.stream.max_length
 
     def _eval_rows(self, dataset):
@@ -217,20 +232,23 @@ class CascadeSFTTrainer(SFTTrainer):
         if self._resumed_from is not None:  # the base did it before the data loader drew its seed: dropout would differ
             self._load_rng_state(self._resumed_from)
             self._resumed_from = None
-        cursor, skipped = inputs.pop("cursor", None), inputs.pop("skipped", None)
+        account = {name: inputs.pop(name) for name in ACCOUNT if name in inputs}
         loss = super().training_step(model, inputs, num_items_in_batch)
         check_finite("loss", loss, self.state.global_step + 1)
-        if cursor is not None:
-            self._account(inputs, cursor.to(loss.device), skipped.to(loss.device))
+        if account:
+            account = {name: torch.as_tensor(numbers, device=loss.device) for name, numbers in account.items()}
+            self._account(inputs, **account)
         return loss
 
-    def _account(self, inputs: dict, cursor: Tensor, skipped: Tensor) -> None:
+    def _account(self, inputs: dict, cursor: Tensor, skipped: Tensor, lengths: Tensor | None = None) -> None:
         """Add a batch of every process, which was trained on, to `data_state`."""
         counter = LengthCounter(**self.data_state["lengths"])
-        lengths = sequence_lengths(inputs["position_ids"].to(cursor.device))
+        if lengths is None:
+            lengths = sequence_lengths(inputs["position_ids"].to(cursor.device))
+        once = self.accelerator.process_index % self._sp_size == 0  # of processes that share a row, one speaks for it
         tokens = cursor.new_tensor([inputs["input_ids"].numel()])
         ends = self.accelerator.gather(torch.cat([cursor, lengths.max().view(1)]).view(1, 3)).tolist()
-        sums = torch.cat([tokens, skipped, tally(lengths, counter.window)])
+        sums = torch.cat([tokens, once * skipped, once * tally(lengths, counter.window)])
         tokens, *sums = self.accelerator.reduce(sums, reduction="sum").tolist()
         counter.add_tally(sums[2:], max(longest for *_, longest in ends))
         # Ranks read neighbouring rows of one stream: the furthest document and token is where the step ended.
@@ -243,8 +261,8 @@ class CascadeSFTTrainer(SFTTrainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As the base; the place in the text is no input of the model."""
-        inputs.pop("cursor", None)
-        inputs.pop("skipped", None)
+        for name in ACCOUNT:
+            inputs.pop(name, None)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _set_signature_columns_if_needed(self):

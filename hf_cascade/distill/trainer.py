@@ -8,12 +8,14 @@ from accelerate.utils import DynamoBackend
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_cascade.distill.blank_images import keep_ranks_in_step
 from hf_cascade.distill.config import TEACHER_FLAGS, CascadeDistillationConfig
 from hf_cascade.distill.fp8 import multiply_in_fp8
+from hf_cascade.distill.freezing import check_same_images
 from hf_cascade.distill.hidden import paired_layers, relative_distance
 from hf_cascade.distill.loss import Parts, fused_divergence
 from hf_cascade.distill.packed import CascadeSFTTrainer
-from hf_cascade.distill.parallel import attend_together, check_parallelism, split_by
+from hf_cascade.distill.parallel import attend_together, check_teacher
 from hf_cascade.distill.placement import head_rows, in_forward, place_teacher
 from hf_cascade.distill.teacher import LocalTeacher, Teacher, check_head, final_softcap, hidden_states
 from hf_cascade.distill.throughput import Throughput
@@ -72,12 +74,14 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
             self._compile(self._student(), *([teacher_model] if isinstance(teacher_model, PreTrainedModel) else []))
         self.matched_layers = self._matched_layers(teacher_model) if args.hidden_weight > 0 else ()
         local = None if isinstance(teacher_model, Teacher) else teacher_model
-        packed = self.stream is not None or args.packing or args.padding_free
-        check_parallelism(self.accelerator, args, packed, self._student(), local)
-        self._sp_size = split_by(self.accelerator)[1]
+        check_teacher(self.accelerator, self._student(), local)
         if self._sp_size > 1:
             self.loss_is_scaled_for_ga = True  # the base takes it for a mean there
         if local is not None:
+            if self._is_vision_dataset:
+                check_same_images(self._student().config, local.config)
+                if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                    keep_ranks_in_step(local)
             self.check_attention(teacher_model)
             place = partial(place_teacher, accelerator=self.accelerator)
             teacher_model = LocalTeacher(teacher_model, place, self._unwrap, self.matched_layers)

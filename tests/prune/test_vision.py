@@ -99,7 +99,7 @@ class Processor:
     def apply_chat_template(self, messages, tokenize):
         return messages[0]["content"]
 
-    def __call__(self, text, images, return_tensors):
+    def __call__(self, text, images, return_tensors, add_special_tokens):
         pixels = torch.stack([torch.tensor(list(image.tobytes())).float().view(16, 16, 3) for image in images])
         words = [word.split("w")[-1] for word in text.split()]
         tokens = [token for word in words for token in ([IMAGE] * 4 if word == "[IMG]" else [int(word)])]
