@@ -13,7 +13,7 @@ import yaml
 from accelerate import PartialState
 from transformers import GenerationConfig, TrainerCallback
 
-from hf_cascade import manifest
+from hf_cascade import assets, manifest
 from hf_cascade.data.checkpoints import last_checkpoint
 from hf_cascade.data.lengths import FIRST_ROWS, of_rows, short_text_warning
 
@@ -36,6 +36,7 @@ def run_script(main, parse) -> None:
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
+        find_config(sys.argv)
         sys.exit(main(*parse()))
     except (ValueError, OSError, FloatingPointError) as error:  # OSError: a missing file, a full disk
         if os.environ.get("HF_CASCADE_TRACEBACK"):
@@ -43,6 +44,20 @@ def run_script(main, parse) -> None:
         print(f"hf-cascade: error: {error}", file=sys.stderr)
         statuses = {FloatingPointError: DIVERGED, ConnectionError: STOPPED}
         sys.exit(next((status for kind, status in statuses.items() if isinstance(error, kind)), BAD_INPUT))
+
+
+def find_config(argv: list[str]) -> None:
+    """
+    Let `--config` name a file shipped with hf-cascade (`recipes/tiny/short.yaml`) from any folder; changes `argv`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    for place, word in enumerate(argv):
+        if word == "--config" and place + 1 < len(argv):
+            argv[place + 1] = str(assets.find(argv[place + 1]))
+        elif word.startswith("--config="):
+            argv[place] = f"--config={assets.find(word.partition('=')[2])}"
 
 
 def check_output_dir(folder: str) -> None:
@@ -155,6 +170,7 @@ def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) ->
             (folder / "seconds.json").write_text(json.dumps(seconds))
             steps = f"{trainer.state.global_step} of {trainer.state.max_steps} steps"
             print(f"hf-cascade: stopped after {steps}; the same command goes on", file=sys.stderr)
+        trainer.accelerator.wait_for_everyone()  # when the first process ends, a launcher ends the others
         return STOPPED
     trainer.save_model()
     if trainer.accelerator.is_main_process:
@@ -172,6 +188,7 @@ def finish(trainer, folder: Path, inputs: dict, ledger, metrics: dict) -> None:
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     (folder / "log.json").write_text(json.dumps(log, indent=1))
     settings = given_settings(sys.argv[1:])
+    parameters = sum(getattr(part, "ds_numel", part.numel()) for part in model.parameters())  # ZeRO-3 leaves none here
     name = folder.name
     manifest.write(
         folder,
@@ -181,7 +198,7 @@ def finish(trainer, folder: Path, inputs: dict, ledger, metrics: dict) -> None:
         inputs=inputs,
         metrics=metrics,
         data=ledger.close(name, trainer.data_state) if ledger is not None else None,
-        output=manifest.describe(folder, num_parameters=model.num_parameters()),
+        output=manifest.describe(folder, num_parameters=parameters),
     )
     remove_leftovers(folder)
 

@@ -183,9 +183,12 @@ def test_distillation_flags_are_the_scripts_own(stage, name, tmp_path):
     parsed = parser.parse_args_and_config([*command, "--train_tokens", str(flags["train_tokens"])])
     training = parsed[0]
     values = {key: value for part in parsed for key, value in vars(part).items()}
-    for key in flags.keys() - {"bf16", "datasets", "report_to"}:
+    for key in flags.keys() - {"bf16", "datasets", "report_to", "accelerator_config"}:
         assert values[key] == flags[key], key
-    assert 8 * training.tokens_per_step == 2**22  # eight processes, as fsdp2.yaml starts
+    if name == "short":
+        assert training.accelerator_config.gradient_accumulation_kwargs == {"sync_each_batch": True}
+    # eight processes, as fsdp2.yaml starts, with a row each; as sp_zero3.yaml starts, with a row together
+    assert {"short": 8, "long": 1}[name] * training.tokens_per_step == 2**22
     assert training.max_steps == round(flags["train_tokens"] / training.tokens_per_step)
     assert [part.path for part in values["datasets"]] == ["HuggingFaceFW/finepdfs"]
 

@@ -47,10 +47,13 @@ def test_figures_of_a_stage(monkeypatch):
     assert "13,506,073,600" in text and "Mistral-Small" in text
     assert row(text, "14b-short", 1)[1:5] == ["4.19M", "6,437", "5.2e21", "29%"]
     memory = row(text, "14b-short", 2)
-    assert memory[-1] == "no" and sum(map(float, memory[1:6])) == pytest.approx(float(memory[6]), abs=0.3)
+    assert memory[-1] == "yes" and sum(map(float, memory[1:6])) == pytest.approx(float(memory[6]), abs=0.3)
     assert row(text, "3b-short", 2)[-1] == "yes"
     flat = " ".join(text.split())
-    assert "Does not fit:" in text and "sync_each_batch: true}} (63 GB)" in flat
+    assert "Does not fit:" in text and "--sequence_parallel 8" in flat
+    unsynced = ["--machine", "8xh100-80gb", "--set", "14b-short.accelerator_config={}"]
+    text = said(monkeypatch, "recipes/ministral3", *unsynced, width=120)
+    assert row(text, "14b-short", 2)[-1] == "no" and "sync_each_batch: true}} (63 GB)" in " ".join(text.split())
     changes = {"attn_implementation": "flash_attention_2", "gradient_accumulation_steps": 8}
     words = ["recipes/ministral3", "--machine", "64xb200"]
     for stage in ("14b", "8b", "3b"):
@@ -70,7 +73,8 @@ def test_totals_are_sums(monkeypatch, capsys):
         sum(stage["seconds"] * (1 if stage["run"] == "prune" else 8) for stage in stages.values())
     )
     short = stages["14b-short"]
-    assert short["parameters"] == 13_506_073_600 and short["fits"] is False and short["advice"]
+    assert short["parameters"] == 13_506_073_600 and short["fits"] is True
+    assert stages["14b"]["fits"] is False and stages["14b"]["advice"]
     assert short["flops"] == pytest.approx(short["tokens"] * short["per_token"]["executed"])
     assert short["memory"]["total"] == pytest.approx(short["device_bytes"])
     assert any("2407.21783" in line for line in plan["basis"])

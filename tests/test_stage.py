@@ -42,6 +42,15 @@ def test_given_settings(tmp_path):
     assert stage.given_settings([]) == {}
 
 
+def test_config_may_be_a_shipped_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for argv in (["x", "--config", "recipes/tiny/short.yaml"], ["x", "--config=recipes/tiny/short.yaml"]):
+        stage.find_config(argv)
+        assert stage.given_settings(argv)["max_length"] == 256
+    with pytest.raises(FileNotFoundError, match="gone.yaml does not exist"):
+        stage.find_config(["x", "--config", "gone.yaml"])
+
+
 # --- the output folder
 
 
@@ -238,6 +247,21 @@ def test_next_stage_continues_the_text(place, whole):
     finish(start(place, "next", "--data_after", "whole", "--max_steps", "2", script="pretrain"))
     ledger = manifest.read(place / "next")["data"]["ledger"]
     assert ledger[0]["end"] == ledger[1]["start"] and [entry["stage"] for entry in ledger] == ["whole", "next"]
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_launcher_stops_after_a_checkpoint(place):
+    """A launcher passes the signal on and ends with 1, whatever its processes end with."""
+    flags = ["--per_device_train_batch_size", "1"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29534"]
+    finish(start(place, "two-straight", *flags, launch=launch))
+    process = start(place, "two-stopped", *flags, launch=launch, slow=True)
+    wait_for(place / "two-stopped" / "checkpoint-2" / "trainer_state.json", process)
+    process.terminate()
+    assert "stopped after" in finish(process, 1)
+    assert not manifest.is_finished(place / "two-stopped") and (place / "two-stopped" / "seconds.json").exists()
+    finish(start(place, "two-stopped", *flags, launch=launch))
+    assert digest(place / "two-stopped") == digest(place / "two-straight")
 
 
 @pytest.mark.slow
