@@ -295,12 +295,12 @@ def fused_divergence(
         hidden_ND, head_VD = hidden_ND.to(low), head_VD.to(low)
         if teacher_head is not None:
             teacher, teacher_head = teacher.to(low), teacher_head.to(low)
-    training = torch.is_grad_enabled()
+    wants = [torch.is_grad_enabled() and part.requires_grad for part in (hidden_ND, head_VD)]
     with torch.autocast(device, enabled=False):
         sums, *_ = _fused(
             *(hidden_ND, head_VD, teacher, teacher_head, ids, labels_N),
             1.0 / torch.as_tensor(num_items, dtype=torch.float64, device=hidden_ND.device).clamp(min=1),
-            [training and hidden_ND.requires_grad, training and head_VD.requires_grad],
+            wants,
             chunk or chunk_tokens(head_VD.shape[0], device),
             [objective.beta, objective.temperature, objective.next_token_weight, objective.route_below_nats],
             *(softcap, teacher_softcap, kernel),

@@ -68,8 +68,6 @@ def chunk_(
         *(1.0 / objective.temperature, objective.temperature, objective.next_token_weight, objective.route_below_nats),
         *(caps[0] or 1.0, caps[1] or 1.0),
         READS_LABELS=objective.reads_labels,
-        ROUTES=objective.route_below_nats > 0,
-        SOFT=objective.temperature != 1,
         CAPPED=caps[0] is not None,
         TEACHER_CAPPED=caps[1] is not None,
         BLOCK=min(BLOCK, triton.next_power_of_2(vocabulary)),
@@ -85,6 +83,56 @@ if triton is not None:
         """cap * tanh(z / cap), through exp, which every Triton has."""
         decay = tl.exp(-2.0 * tl.abs(z / cap))
         return cap * tl.where(z < 0, -1.0, 1.0) * (1.0 - decay) / (1.0 + decay)
+
+    @triton.jit
+    def _grow(peak, total, values, inside):
+        """Largest and sum of exp(value - largest) of a row, with a block more; and how much older sums shrink."""
+        grown = tl.maximum(peak, tl.max(tl.where(inside, values, -float("inf")), axis=0))
+        shrink = tl.exp(peak - grown)
+        weights = tl.where(inside, tl.exp(values - grown), 0.0)
+        return grown, total * shrink + tl.sum(weights, axis=0), shrink, weights
+
+    @triton.jit
+    def _read(row, columns, inside, cap, CAPPED: tl.constexpr):
+        logits = tl.load(row + columns, mask=inside, other=0.0)
+        if CAPPED:
+            logits = _cap(logits, cap)
+        return logits
+
+    @triton.jit
+    def _statistics(
+        student,
+        teacher,
+        label,
+        vocabulary,
+        inverse_temperature,
+        cap,
+        teacher_cap,
+        CAPPED: tl.constexpr,
+        TEACHER_CAPPED: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        """Log-sums of x, y, z; KL without the temperature's square; the teacher's entropy; the label's logit."""
+        # x student, y teacher, z the student at temperature 1
+        x_peak, y_peak, z_peak = -float("inf"), -float("inf"), -float("inf")
+        x_sum, y_sum, z_sum = 0.0, 0.0, 0.0
+        gap_sum, energy_sum, label_logit = 0.0, 0.0, 0.0
+        for start in range(0, vocabulary, BLOCK):
+            columns = start + tl.arange(0, BLOCK)
+            inside = columns < vocabulary
+            z = _read(student, columns, inside, cap, CAPPED)
+            x = z * inverse_temperature
+            y = _read(teacher, columns, inside, teacher_cap, TEACHER_CAPPED) * inverse_temperature
+            x_peak, x_sum, _, _ = _grow(x_peak, x_sum, x, inside)
+            z_peak, z_sum, _, _ = _grow(z_peak, z_sum, z, inside)
+            y_peak, y_sum, shrink, p = _grow(y_peak, y_sum, y, inside)
+            gap_sum = gap_sum * shrink + tl.sum(p * (y - x), axis=0)
+            energy_sum = energy_sum * shrink + tl.sum(p * y, axis=0)
+            label_logit += tl.sum(tl.where(columns == label, z, 0.0), axis=0)
+        log_q = tl.log(x_sum) + x_peak
+        log_p = tl.log(y_sum) + y_peak
+        kl = gap_sum / y_sum - log_p + log_q
+        return log_q, log_p, tl.log(z_sum) + z_peak, kl, log_p - energy_sum / y_sum, label_logit
 
     @triton.jit
     def _forward_kl(
@@ -103,8 +151,6 @@ if triton is not None:
         cap,
         teacher_cap,
         READS_LABELS: tl.constexpr,
-        ROUTES: tl.constexpr,
-        SOFT: tl.constexpr,
         CAPPED: tl.constexpr,
         TEACHER_CAPPED: tl.constexpr,
         BLOCK: tl.constexpr,
@@ -114,75 +160,30 @@ if triton is not None:
         student = student_ptr + row * student_stride
         teacher = teacher_ptr + row * teacher_stride
         label = tl.load(label_ptr + row)
-        counts = label >= 0
-        # running largest and sums: x student, y teacher, z the student at temperature 1
-        x_peak, y_peak, z_peak = -float("inf"), -float("inf"), -float("inf")
-        x_sum, y_sum, z_sum = 0.0, 0.0, 0.0
-        gap_sum, energy_sum, label_logit = 0.0, 0.0, 0.0
-        for start in range(0, vocabulary, BLOCK):
-            columns = start + tl.arange(0, BLOCK)
-            inside = columns < vocabulary
-            z = tl.load(student + columns, mask=inside, other=0.0)
-            y = tl.load(teacher + columns, mask=inside, other=0.0)
-            if CAPPED:
-                z = _cap(z, cap)
-            if TEACHER_CAPPED:
-                y = _cap(y, teacher_cap)
-            x = z * inverse_temperature
-            y = y * inverse_temperature
-            peak = tl.maximum(x_peak, tl.max(tl.where(inside, x, -float("inf")), axis=0))
-            x_sum = x_sum * tl.exp(x_peak - peak) + tl.sum(tl.where(inside, tl.exp(x - peak), 0.0), axis=0)
-            x_peak = peak
-            peak = tl.maximum(y_peak, tl.max(tl.where(inside, y, -float("inf")), axis=0))
-            shrink = tl.exp(y_peak - peak)
-            p = tl.where(inside, tl.exp(y - peak), 0.0)
-            y_sum = y_sum * shrink + tl.sum(p, axis=0)
-            gap_sum = gap_sum * shrink + tl.sum(p * (y - x), axis=0)
-            if ROUTES:
-                energy_sum = energy_sum * shrink + tl.sum(p * y, axis=0)
-            y_peak = peak
-            if READS_LABELS:
-                label_logit += tl.sum(tl.where(columns == label, z, 0.0), axis=0)
-                if SOFT:
-                    peak = tl.maximum(z_peak, tl.max(tl.where(inside, z, -float("inf")), axis=0))
-                    z_sum = z_sum * tl.exp(z_peak - peak) + tl.sum(tl.where(inside, tl.exp(z - peak), 0.0), axis=0)
-                    z_peak = peak
-        log_q = tl.log(x_sum) + x_peak
-        log_p = tl.log(y_sum) + y_peak
-        kl = (gap_sum / y_sum - log_p + log_q) * temperature * temperature
-        routed = 0.0
-        if ROUTES:
-            routed = tl.where(log_p - energy_sum / y_sum < route_below, 1.0, 0.0)
-        nll = 0.0
-        log_z = log_q
-        if READS_LABELS:
-            if SOFT:
-                log_z = tl.log(z_sum) + z_peak
-            nll = log_z - label_logit
+        kept = tl.where(label >= 0, 1.0, 0.0)
+        log_q, log_p, log_z, kl, entropy, label_logit = _statistics(
+            student, teacher, label, vocabulary, inverse_temperature, cap, teacher_cap, CAPPED, TEACHER_CAPPED, BLOCK
+        )
+        kl = kl * temperature * temperature
+        routed = tl.where(entropy < route_below, 1.0, 0.0)
         soft = (1.0 - routed) * (1.0 - share)
         hard = routed + (1.0 - routed) * share
-        kept = tl.where(counts, 1.0, 0.0)
+        nll = tl.where(READS_LABELS, log_z - label_logit, 0.0)
         tl.store(part_ptr + row * 4, kept * (soft * kl + hard * nll))
         tl.store(part_ptr + row * 4 + 1, kept * kl)
         tl.store(part_ptr + row * 4 + 2, kept * nll)
         tl.store(part_ptr + row * 4 + 3, kept * routed)
 
         scale = tl.load(scale_ptr) * kept
-        soft_scale = scale * soft * temperature
-        hard_scale = scale * hard
         for start in range(0, vocabulary, BLOCK):
             columns = start + tl.arange(0, BLOCK)
             inside = columns < vocabulary
-            z = tl.load(student + columns, mask=inside, other=0.0)
-            y = tl.load(teacher + columns, mask=inside, other=0.0)
-            if CAPPED:
-                z = _cap(z, cap)
-            if TEACHER_CAPPED:
-                y = _cap(y, teacher_cap)
+            z = _read(student, columns, inside, cap, CAPPED)
+            y = _read(teacher, columns, inside, teacher_cap, TEACHER_CAPPED)
             grad = tl.exp(z * inverse_temperature - log_q) - tl.exp(y * inverse_temperature - log_p)
-            grad = grad * soft_scale
+            grad = grad * (scale * soft * temperature)
             if READS_LABELS:
-                grad += hard_scale * (tl.exp(z - log_z) - tl.where(columns == label, 1.0, 0.0))
+                grad += scale * hard * (tl.exp(z - log_z) - tl.where(columns == label, 1.0, 0.0))
             if CAPPED:
                 grad = grad * (1.0 - (z / cap) * (z / cap))
             tl.store(student + columns, grad, mask=inside)
