@@ -149,7 +149,7 @@ def cells(runs: list[dict[str, float]]) -> str:
 def main() -> None:
     """Train the teachers, then every student, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher_rows", type=int, nargs="+", default=[2_400, 19_200])
+    parser.add_argument("--teacher_rows", type=int, nargs="+", default=[2_400, 2_600, 2_900, 19_200])
     parser.add_argument("--student_rows", type=int, nargs="+", default=[3_200, 6_400])
     parser.add_argument("--seeds", type=int, default=3)
     settings = parser.parse_args()
