@@ -29,7 +29,7 @@ DEFAULTS = {
     "max_steps": -1,
 }
 PRUNE_DEFAULTS = {"calibration_samples": 64, "calibration_length": None, "batch_size": 8, "method": "compensated"}
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 1}
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 2}  # fp8 products read 16-bit weights
 NO_MACHINE = "give --machine, or --tflops"
 MORE_GPUS = 64  # advice ends at so many times the GPUs
 

@@ -216,16 +216,3 @@ def test_every_number_says_where_it_is_from(path):
     assert numbers
     for line in numbers:
         assert re.search(r"paper|released|ours", line.partition("#")[2]), f"no source beside {line.strip()}"
-
-
-@pytest.mark.parametrize("path", sorted(assets.find("recipes/accelerate").glob("*.yaml")), ids=lambda path: path.name)
-def test_launch_files_are_accelerates(path):
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    config = load_config_from_file(str(path))  # refuses unknown keys, but only at the top level
-    known = {action.dest for action in launch_command_parser()._actions}
-    assert not {*config.fsdp_config, *config.deepspeed_config} - known
-    expected = {"single_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
-    assert config.distributed_type.value == expected[path.stem]
-    assert config.mixed_precision == "bf16"

@@ -1,6 +1,6 @@
 """Train the tokenizer of the tiny family: byte-level BPE, 2,048 tokens, Mistral's special tokens.
 
-    python recipes/tiny/train_tokenizer.py --output_dir recipes/tiny/tokenizer
+python recipes/tiny/train_tokenizer.py --output_dir recipes/tiny/tokenizer
 """
 
 import argparse
