@@ -5,8 +5,8 @@
 
 Peers: TRL's SFT trainer with the usual few lines of KL on all logits, and TRL's GKD trainer off-policy (lmbda 0) at
 beta 0, which is the forward KL. All read the same full rows of tokens, so tokens a step are equal; their losses are
-printed and must agree. Each runs in a process of its own. The floor, timed there too in turns with the steps, is what no
-distillation can do without: both decoders forward, the student's backward, and the four products with the heads.
+printed and must agree. Each runs in a process of its own. The floor, timed there too in turns with the steps, is what
+no distillation can do without: both decoders forward, the student's backward, and the four products with the heads.
 """
 
 import argparse

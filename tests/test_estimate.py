@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_stages(tmp_path):
     assert {flag: held[flag] for flag in DEFAULTS} == DEFAULTS
     pruning = {**vars(PruneConfig()), **vars(PruneArguments("model", "folder"))}
     assert {flag: pruning[flag] for flag in PRUNE_DEFAULTS} == PRUNE_DEFAULTS
-    assert {name: getattr(torch, name).itemsize for name in BYTES if name != "fp8"} | {"fp8": 1} == BYTES
+    assert {name: getattr(torch, name).itemsize for name in BYTES if name != "fp8"} | {"fp8": 2} == BYTES
 
 
 def test_time_is_flops_over_peak():
@@ -68,11 +68,11 @@ def test_time_is_flops_over_peak():
     assert flash.per_token == step_flops(CHILD, PARENT, keys_of([CHILD, PARENT], 16384), checkpointing=True)
 
 
-def test_an_fp8_teacher_is_faster_and_smaller_where_there_is_fp8():
+def test_an_fp8_teacher_is_faster_where_there_is_fp8():
     cost, plain = estimate(planned(teacher_dtype="fp8"), EIGHT), estimate(planned(), EIGHT)
     teacher = plain.tokens * plain.per_token.teacher / (8 * 989.4e12 * 0.4)
     assert plain.seconds - cost.seconds == pytest.approx(teacher / 2, rel=1e-3)
-    assert cost.memory.teacher == plain.memory.teacher / 2
+    assert cost.memory.teacher == plain.memory.teacher, "its weights stay 16-bit"
     old = estimate(planned(teacher_dtype="fp8"), Options(find_machine("8xa100-80gb")))
     assert old.seconds is None and "float8" in old.missing and old.flops == plain.flops
 
