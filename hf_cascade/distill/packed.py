@@ -64,7 +64,8 @@ class ProgressCallback(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Report the step."""
         tokens = self.trainer.data_state["tokens"] if self.trainer.stream is not None else None
-        progress.report(state.global_step, state.max_steps, tokens=tokens, loss=self.loss, label=self.trainer.loss_name)
+        label = None if self.loss is None else self.trainer.loss_name
+        progress.report(state.global_step, state.max_steps, tokens=tokens, loss=self.loss, label=label)
 
 
 def check_finite(what: str, value, step: int) -> None:
