@@ -104,6 +104,20 @@ def test_checkpoint_of_another_trainer_is_refused(tmp_path):
         run(tmp_path, resume=True)
 
 
+def test_checkpoint_of_an_older_version_goes_on(tmp_path):
+    """It knew the place and the tokens alone."""
+    straight, state, _ = run(tmp_path / "straight")
+    run(tmp_path / "broken", Stop(4))
+    file = tmp_path / "broken" / "checkpoint-4" / "trainer_state.json"
+    saved = json.loads(file.read_text())
+    known = saved["stateful_callbacks"]["CursorCallback"]["attributes"]
+    saved["stateful_callbacks"]["CursorCallback"]["attributes"] = {name: known[name] for name in ("cursor", "tokens")}
+    file.write_text(json.dumps(saved))
+    resumed, resumed_state, _ = run(tmp_path / "broken", resume=True)
+    assert setting.differ(straight, resumed) == 0
+    assert all(state[name] == resumed_state[name] for name in ("cursor", "tokens"))
+
+
 def test_nothing_to_resume_from(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint to resume from"):
         run(tmp_path, resume=True)
