@@ -197,7 +197,8 @@ class CascadeSFTTrainer(SFTTrainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"no checkpoint to resume from in {self.args.output_dir}")
-        self.data_state = CursorCallback.read(resume_from_checkpoint)
+        # a checkpoint of an older version lacks what is counted beside the place
+        self.data_state = {**self.data_state, **CursorCallback.read(resume_from_checkpoint)}
         self.stream.start = tuple(self.data_state["cursor"])
         left = self._rows_left(self.args)
         if left <= 0:  # the base would train one step more
