@@ -236,6 +236,16 @@ def test_other_tokenizer_is_refused_before_anything_is_written(place):
     assert not (place / "refused").exists()
 
 
+def test_held_out_rows_are_measured_while_it_trains(place):
+    err = finish(start(place, "blind", "--eval_strategy", "steps"), 2)
+    assert "eval_strategy=steps needs held-out rows: set test_split_size" in err
+    flags = ("--eval_strategy", "steps", "--eval_steps", "2", "--test_split_size", "0.3", "--max_steps", "2")
+    finish(start(place, "measured", *flags))
+    state = json.loads((place / "measured" / "log.json").read_text())
+    assert state[-1]["step"] == 2
+    assert manifest.read(place / "measured")["data"]["tokens"] == 2 * 2 * 16
+
+
 def test_diverged_run_ends_with_a_message(place):
     flags = ["--learning_rate", "1e30", "--max_grad_norm", "0"]
     err = finish(start(place, "diverged", *flags), stage.DIVERGED)

@@ -11,6 +11,8 @@ the stage in FOLDER stopped. The same command resumes a stopped run.
 
 
 def main(training_args, text_args, context_args, model_args, mixture):
+    from dataclasses import replace
+
     from hf_cascade import assets, stage
     from hf_cascade.context import extend_context
     from hf_cascade.data.documents import load_mixture
@@ -25,9 +27,8 @@ def main(training_args, text_args, context_args, model_args, mixture):
 
     stage.check_output_dir(training_args.output_dir)
     student = model_args.model_name_or_path
-    teachers = {
-        name: getattr(training_args, name) for name in TEACHER_FLAGS if getattr(training_args, name) is not None
-    }
+    flags = {name: getattr(training_args, name) for name in TEACHER_FLAGS}
+    teachers = {name: value for name, value in flags.items() if value is not None}
     if student is None or not teachers:
         raise ValueError(f"give model_name_or_path (the student) and a teacher: one of {', '.join(TEACHER_FLAGS)}")
     tokenizer = load_tokenizer(student)
@@ -45,6 +46,10 @@ def main(training_args, text_args, context_args, model_args, mixture):
         check_same_images(config, load_config(teacher))
     field, length = training_args.dataset_text_field, training_args.max_length
     stream = open_stream(rows, text_args, field, length, tokenizer, student, config)
+    held_out = None
+    if training_args.eval_strategy != "no":
+        test, once = open_held_out(training_args, mixture), replace(text_args, passes=1, min_document_tokens=0)
+        held_out = open_stream(test, once, field, length, tokenizer, student, config)
     ledger = Ledger.after(text_args.data_after, stream_sha256(stream, mixture.datasets))
     stream.start = ledger.end
     if context_args.context_length is not None:
@@ -58,12 +63,23 @@ def main(training_args, text_args, context_args, model_args, mixture):
         load_teacher(training_args, tokenizer, **attention),
         args=training_args,
         train_dataset=stream,
+        eval_dataset=held_out,
         processing_class=getattr(stream, "processor", tokenizer),
     )
     inputs = {"model_name_or_path": student, **teachers}
     if text_args.data_after is not None:
         inputs["data_after"] = text_args.data_after
     return stage.train(trainer, inputs, ledger, lambda folder: copy_companions(student, folder))
+
+
+def open_held_out(training_args, mixture):
+    """The rows that `test_split_size` splits off, which the stage does not train on."""
+    from hf_cascade.data.documents import load_mixture
+
+    test = load_mixture(mixture, "test")
+    if test is None:
+        raise ValueError(f"eval_strategy={training_args.eval_strategy.value} needs held-out rows: set test_split_size")
+    return test
 
 
 def make_parser():

@@ -38,7 +38,9 @@ def main(training_args, pretraining_args, text_args, model_args, mixture):
     documents = Documents(
         load_mixture(mixture), training_args.dataset_text_field, text_args.document_seed, text_args.passes
     )
-    stream = PackedText(documents, tokenizer, training_args.max_length)
+    stream = PackedText(
+        documents, tokenizer, training_args.max_length, min_document_tokens=text_args.min_document_tokens
+    )
     ledger = Ledger.after(text_args.data_after, text_sha256(stream, mixture.datasets))
     stream.start = ledger.end
 

@@ -34,7 +34,7 @@ def main(training_args, sft_args, model_args, mixture):
     field = training_args.dataset_text_field
     train, held_out = (load_conversations(mixture, part, field) for part in ("train", "test"))
     if training_args.eval_strategy != "no" and held_out is None:
-        raise ValueError(f"eval_strategy={training_args.eval_strategy} needs held-out rows: set test_split_size")
+        raise ValueError(f"eval_strategy={training_args.eval_strategy.value} needs held-out rows: set test_split_size")
     config = load_config(student)
     kit = open_processing(student, config, train, training_args.teacher_model_name_or_path)
     adapter = open_adapter(model_args, config)

@@ -219,7 +219,7 @@ class CascadeDistillationTrainer(CascadeSFTTrainer):
         distance = torch.zeros_like(loss)
         if layers_BTD:
             ours_ND = [layer_BTD[counts_BT] for layer_BTD in layers_BTD]
-            distance = relative_distance(ours_ND, targets.layers_NE) / num_items
+            distance = relative_distance(ours_ND, targets.layers_NE) / torch.as_tensor(num_items).clamp(min=1)
             loss = loss + self.args.hidden_weight * distance
         return loss, parts, distance.detach().to(loss.dtype)
 

@@ -105,6 +105,13 @@ def test_hidden_distance_does_not_depend_on_accumulation(tmp_path, split):
     assert setting.differ(setting.weights(model), setting.weights(other)) < 1e-6
 
 
+def test_a_batch_in_which_nothing_counts_has_no_distance(tmp_path):
+    trainer = setting.distiller(tmp_path, setting.student(num_hidden_layers=3), deep(), hidden_weight=1.0)
+    batch = setting.first_batch(2)
+    batch["labels"] = torch.full_like(batch["labels"], -100)
+    assert float(trainer.compute_loss(trainer.model, batch).detach()) == 0
+
+
 def test_which_layers_belong_together():
     assert paired_layers(3, 6) == [2, 4]
     assert paired_layers(4, 4) == [1, 2, 3]
