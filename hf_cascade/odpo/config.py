@@ -1,0 +1,169 @@
+"""Settings of Online DPO: TRL's `GRPOConfig`, of which it uses everything around the loss, plus what the paper adds."""
+
+from dataclasses import dataclass, field, fields
+
+from trl import GRPOConfig
+
+from hf_cascade.completions import LoopRule
+
+LOSS_FORMS = ("pair", "weight")
+SOURCES = ("policy", "reference")
+# GRPO's alone: they would be ignored here, so another value than TRL's default is refused.
+WITHOUT_EFFECT = (
+    "loss_type",
+    "epsilon",
+    "epsilon_high",
+    "delta",
+    "importance_sampling_level",
+    "multi_objective_aggregation",
+    "top_entropy_quantile",
+    "off_policy_mask_threshold",
+    "entropy_coef",
+    "use_adaptive_entropy",
+)
+
+
+@dataclass
+class CascadeODPOConfig(GRPOConfig):
+    """
+    [`~trl.GRPOConfig`] for Online DPO. Generation, tools, vLLM, PEFT and logging are set as there.
+
+    Args:
+        beta (`float`, *optional*, defaults to `0.1`):
+            Strength of the reference, above 0. Ours: paper silent (DPO's, arXiv 2305.18290).
+        sampling_temperature (`float`, *optional*, defaults to `0.7`):
+            Temperature of the responses (paper section 4); that of the log-probabilities, `temperature`, stays 1.
+        sample_from (`str`, *optional*, defaults to `"policy"`):
+            `"reference"` lets the policy that training started from write every response: offline DPO, a baseline.
+        soft_labels (`bool`, *optional*, defaults to `True`):
+            Weight both directions of the loss by the reward model's probability (paper section 4); `False` takes the
+            likelier winner for certain, as DPO does.
+        rescale_beta (`bool`, *optional*, defaults to `True`):
+            Divide the loss by beta, so that steps keep their size when beta changes (paper section 4 names it).
+        reward_scale (`float`, *optional*, defaults to `1.0`):
+            For reward functions that score one response: P(a over b) = sigmoid((r_a - r_b) / scale). Ours.
+        loss_form (`str`, *optional*, defaults to `"pair"`):
+            `"pair"` takes both responses in one micro-batch; `"weight"` has the same gradient, one response at a time,
+            for very long ones, and costs a forward pass more.
+        strip_thinking (`bool`, *optional*, defaults to `True`):
+            Take the thinking out of responses before they are scored (paper section 5).
+        loop_min_repeats (`int`, *optional*, defaults to `4`), loop_min_tokens (`int`, *optional*, defaults to `64`):
+            A response that never ends is an infinite loop when its last tokens repeat so often over so many. Ours.
+        tool_seconds (`float`, *optional*, defaults to `30.0`):
+            Time a tool call may take. Ours: paper silent.
+        tool_max_characters (`int`, *optional*, defaults to `8192`):
+            Of a tool's output, the rest is cut. Ours: paper silent.
+        max_barren_batches (`int`, *optional*, defaults to `10`):
+            Stop with an error after so many generation batches in a row without a pair to learn from. Ours.
+    """
+
+    num_generations: int | None = field(default=2, metadata={"help": "Responses to a prompt: 2 (paper section 4)."})
+    beta: float = field(default=0.1, metadata={"help": "Strength of the reference, above 0."})
+    scale_rewards: str = field(default="none", metadata={"help": "GRPO's alone: `none`."})
+    vllm_importance_sampling_correction: bool = field(default=False, metadata={"help": "GRPO's alone: False."})
+    sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature of the responses."})
+    sample_from: str = field(
+        default="policy",
+        metadata={"help": "Who writes the responses: reference is offline DPO.", "choices": list(SOURCES)},
+    )
+    soft_labels: bool = field(default=True, metadata={"help": "Weight both directions by the win probability."})
+    rescale_beta: bool = field(default=True, metadata={"help": "Divide the loss by beta."})
+    reward_scale: float = field(default=1.0, metadata={"help": "Reward difference of one nat of preference."})
+    loss_form: str = field(
+        default="pair",
+        metadata={"help": "Both responses in one micro-batch, or one at a time.", "choices": list(LOSS_FORMS)},
+    )
+    strip_thinking: bool = field(default=True, metadata={"help": "Take thinking out before scoring."})
+    loop_min_repeats: int = field(default=4, metadata={"help": "Repeats that make an infinite loop."})
+    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats must cover."})
+    tool_seconds: float = field(default=30.0, metadata={"help": "Time a tool call may take."})
+    tool_max_characters: int = field(default=8192, metadata={"help": "Characters of a tool's output that are kept."})
+    max_barren_batches: int = field(default=10, metadata={"help": "Batches in a row without a pair, then an error."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_fixed()
+        self._check_values()
+        self._check_batches()
+        if "temperature" in (self.generation_kwargs or {}):
+            raise ValueError("generation_kwargs has a temperature: set sampling_temperature instead")
+
+    def _check_fixed(self) -> None:
+        """What Online DPO is made of, and what only GRPO has."""
+        fixed = {
+            "num_generations": (2, "a pair is two responses"),
+            "temperature": (1.0, "log-probabilities are taken at 1: set sampling_temperature"),
+            "scale_rewards": ("none", "there are no advantages"),
+            "mask_truncated_completions": (False, "it would spare the response that loops"),
+            "vllm_importance_sampling_correction": (False, "the loss has no importance ratio"),
+            "num_iterations": (1, "pairs are of the current policy"),
+        }
+        defaults = {part.name: part.default for part in fields(GRPOConfig)}
+        fixed |= {name: (defaults[name], "Online DPO does not use it") for name in WITHOUT_EFFECT}
+        if self.num_generations_eval is not None:
+            fixed["num_generations_eval"] = (2, "a pair is two responses")
+        for name, (value, reason) in fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be {value!r} here; {reason}")
+
+    def _check_values(self) -> None:
+        for name in ("beta", "sampling_temperature", "reward_scale", "tool_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        for name in ("tool_max_characters", "max_barren_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name, allowed in (("loss_form", LOSS_FORMS), ("sample_from", SOURCES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        if self.sample_from == "reference" and self.use_vllm:
+            raise ValueError("sample_from=reference with use_vllm: vLLM holds the policy alone; leave one of them out")
+
+    def _check_batches(self) -> None:
+        """Both responses of a pair on one process, and in pair form in one micro-batch."""
+        rows, spg = self.per_device_train_batch_size, self.steps_per_generation
+        if self.loss_form == "pair" and rows % 2:
+            raise ValueError(
+                f"per_device_train_batch_size={rows}: must be even, since the two responses of a pair share a "
+                "micro-batch; or set loss_form: weight"
+            )
+        if rows * spg % 2:
+            raise ValueError(
+                f"per_device_train_batch_size={rows} times steps_per_generation={spg}: must be even, since one process "
+                "scores both responses of a pair; set gradient_accumulation_steps (or steps_per_generation) to 2"
+            )
+        if self.loss_form == "weight" and self.gradient_accumulation_steps % spg:
+            raise ValueError(
+                f"loss_form=weight with steps_per_generation={spg} and gradient_accumulation_steps="
+                f"{self.gradient_accumulation_steps}: the weights are those of the policy that wrote the responses, so "
+                "the second must be a multiple of the first"
+            )
+        if self.eval_strategy != "no" and self.per_device_eval_batch_size % 2:
+            raise ValueError(f"per_device_eval_batch_size={self.per_device_eval_batch_size}: must be even")
+
+    @property
+    def loop_rule(self) -> LoopRule:
+        """When a response that never ends is an infinite loop."""
+        return LoopRule(min_repeats=self.loop_min_repeats, min_tokens=self.loop_min_tokens)
+
+
+@dataclass
+class ODPOArguments:
+    """
+    Parameters that control who judges, and what the policy may call, for `trainers/odpo.py`.
+
+    Args:
+        reward_model (`str`, *optional*): folder of a pairwise reward model, made by `trainers/pwrm.py`.
+        reward_model_dtype (`str`, *optional*, defaults to `"auto"`): type its weights are loaded in.
+        judge_url (`str`, *optional*): an OpenAI-compatible endpoint whose model compares responses instead.
+        judge_model (`str`, *optional*): that model's name.
+        reward_funcs (`list[str]`, *optional*): TRL reward functions instead: names or dotted paths.
+        tools (`list[str]`, *optional*): functions the policy may call, as dotted paths or `file.py:function`.
+    """
+
+    reward_model: str | None = field(default=None, metadata={"help": "Folder of a pairwise reward model."})
+    reward_model_dtype: str = field(default="auto", metadata={"help": "Type of the reward model's weights."})
+    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint of a judge."})
+    judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
+    reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
+    tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
