@@ -149,7 +149,8 @@ def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) ->
         trainer (`SFTTrainer`): ready to train; `trainer.args.output_dir` is the stage's folder.
         inputs (`dict[str, str]`): folders or Hub ids the stage read, for the manifest.
         ledger (`Ledger`, *optional*): the reading so far, when the stage reads packed text.
-        companions (`Callable`, *optional*): called with the folder to add what the trainer does not save.
+        companions (`Callable`, *optional*): called with the folder to add what the trainer does not save; what it
+            returns, if anything, joins the manifest's metrics.
 
     Returns:
         `int`: exit status, 0 when done and 75 when stopped by SIGTERM with a checkpoint saved.
@@ -174,8 +175,8 @@ def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) ->
         return STOPPED
     trainer.save_model()
     if trainer.accelerator.is_main_process:
-        companions(folder)
-        finish(trainer, folder, inputs, ledger, {**result.metrics, "seconds": seconds})
+        found = companions(folder) or {}
+        finish(trainer, folder, inputs, ledger, {**result.metrics, **found, "seconds": seconds})
     trainer.accelerator.wait_for_everyone()
     return 0
 

@@ -1,10 +1,10 @@
 """Conversations for SFT: rows as TRL reads them, checked before a model is opened, with images where they have some."""
 
-from datasets import Dataset, Image, IterableDataset, List
+from datasets import Dataset, IterableDataset
 from trl import DatasetMixtureConfig
 
 from hf_cascade.data.documents import load_mixture
-from hf_cascade.data.image_documents import image_column
+from hf_cascade.data.image_documents import decode_images
 
 # columns of which a row needs one set: TRL's dataset types
 KINDS = (("messages",), ("conversations",), ("prompt", "completion"), ("input_ids",))
@@ -36,8 +36,4 @@ def load_conversations(
             f"the dataset has the columns {sorted(columns)}, and one of these is needed: {allowed}. Rename yours, or "
             "set dataset_text_field"
         )
-    column = image_column(rows)
-    decoded = Image() if column == "image" else List(Image())
-    if column is not None and (rows.features is None or rows.features[column] != decoded):  # paths, as JSON has them
-        rows = rows.cast_column(column, decoded)
-    return rows
+    return decode_images(rows)

@@ -31,6 +31,15 @@ def image_column(rows: Dataset | IterableDataset) -> str | None:
     return next((name for name in IMAGE_COLUMNS if name in columns), None)
 
 
+def decode_images(rows: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """`rows` whose images, if there are any, come out as pictures: JSON has them as paths."""
+    column = image_column(rows)
+    decoded = Image() if column == "image" else List(Image())
+    if column is not None and (rows.features is None or rows.features[column] != decoded):
+        rows = rows.cast_column(column, decoded)
+    return rows
+
+
 class ImageDocuments(Documents):
     """
     [`Documents`] whose rows may hold images: `images` (a list) or `image`, as files, bytes or paths.

@@ -5,12 +5,43 @@ from pathlib import Path
 
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
+from trl import ModelConfig, get_peft_config
 
 from hf_cascade.anatomy import TOWER, WRAPPERS
-from hf_cascade.loading import load_model
+from hf_cascade.loading import copy_companions, load_model
 
 ADAPTER = "adapter"
 FILES = ("adapter_config.json", "adapter_model.safetensors", "README.md")  # the card says `library_name: peft`
+
+
+def open_adapter(model_args: ModelConfig, config: PreTrainedConfig) -> PeftConfig | None:
+    """
+    The adapter that TRL's flags describe, if any; it leaves a vision tower alone.
+
+    Raises:
+        ValueError: quantized weights are asked for.
+    """
+    if model_args.load_in_4bit or model_args.load_in_8bit:
+        raise ValueError(
+            "load_in_4bit and load_in_8bit are not supported: train an adapter on 16-bit or 32-bit weights"
+        )
+    adapter = get_peft_config(model_args)
+    if adapter is not None:
+        spare_vision_tower(adapter, config)
+    return adapter
+
+
+def complete_folder(trainer, student: str, folder: str | Path, dtype: str, config: PreTrainedConfig) -> None:
+    """
+    Add what a trainer does not save: an adapter merged, and the files the trained model had beside its weights.
+
+    Args:
+        trainer (`Trainer`): has saved itself in `folder`; its model becomes the merged one.
+        student, folder, dtype, config: as of [`merge_adapter`].
+    """
+    if hasattr(trainer.model, "peft_config"):
+        trainer.model = merge_adapter(student, folder, dtype, config)  # the manifest describes this one
+    copy_companions(student, folder)
 
 
 def spare_vision_tower(adapter: PeftConfig, config: PreTrainedConfig) -> None:

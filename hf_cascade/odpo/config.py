@@ -53,6 +53,8 @@ class CascadeODPOConfig(GRPOConfig):
             Time a tool call may take. Ours: paper silent.
         tool_max_characters (`int`, *optional*, defaults to `8192`):
             Of a tool's output, the rest is cut. Ours: paper silent.
+        freeze_vision_tower (`bool`, *optional*, defaults to `True`):
+            Whether a vision-language model's tower stays as it is (paper section 4 says so of SFT).
         max_barren_batches (`int`, *optional*, defaults to `10`):
             Stop with an error after so many generation batches in a row without a pair to learn from. Ours.
     """
@@ -78,6 +80,7 @@ class CascadeODPOConfig(GRPOConfig):
     loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats must cover."})
     tool_seconds: float = field(default=30.0, metadata={"help": "Time a tool call may take."})
     tool_max_characters: int = field(default=8192, metadata={"help": "Characters of a tool's output that are kept."})
+    freeze_vision_tower: bool = field(default=True, metadata={"help": "Whether a vision tower stays as it is."})
     max_barren_batches: int = field(default=10, metadata={"help": "Batches in a row without a pair, then an error."})
 
     def __post_init__(self):

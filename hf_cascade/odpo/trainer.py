@@ -14,6 +14,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid, use_adapter
 
 from hf_cascade.completions import is_looping, without_thinking
+from hf_cascade.distill.freezing import freeze_vision_tower
 from hf_cascade.odpo.config import CascadeODPOConfig
 from hf_cascade.odpo.judging import Judgement, judge, win_probabilities
 from hf_cascade.odpo.loss import pair_loss, row_weights
@@ -77,6 +78,8 @@ class CascadeODPOTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args=args, tools=tools, **kwargs)
         if isinstance(self.processing_class, ProcessorMixin):
             _leave_prompts_ragged(self.processing_class)
+        if args.freeze_vision_tower:
+            freeze_vision_tower(self.model)
         for reward in self.reward_funcs:
             if isinstance(reward, PairwisePreference) and hasattr(reward, "to"):
                 reward.to(self.accelerator.device)

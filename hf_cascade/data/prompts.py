@@ -1,0 +1,37 @@
+"""Prompts for online preference and reinforcement learning: rows as TRL reads them, checked before anything is opened."""
+
+from datasets import Dataset
+from trl import DatasetMixtureConfig
+
+from hf_cascade.data.documents import load_mixture
+from hf_cascade.data.image_documents import decode_images
+
+
+def load_prompts(mixture: DatasetMixtureConfig, part: str = "train") -> Dataset | None:
+    """
+    Rows of TRL's `datasets:` block with `prompt`, text or messages; beside it `images` or `image`, and columns for
+    rewards.
+
+    Args:
+        mixture (`DatasetMixtureConfig`): the block.
+        part (`str`, *optional*, defaults to `"train"`): or `"test"`: the rows split off, `None` without
+            `test_split_size`.
+
+    Raises:
+        ValueError, FileNotFoundError: no rows, no prompt, an empty prompt, or messages that end with an answer.
+    """
+    rows = load_mixture(mixture, part)
+    if rows is None:
+        return None
+    columns = rows.column_names or list(next(iter(rows), {}))
+    if "prompt" not in columns:
+        raise ValueError(f"the dataset has the columns {sorted(columns)}, and `prompt` is needed: rename yours")
+    for number, prompt in enumerate(rows["prompt"] if isinstance(rows, Dataset) else []):
+        if not prompt:
+            raise ValueError(f"row {number} has an empty prompt: leave it out")
+        if isinstance(prompt, list) and prompt[-1].get("role") not in ("user", "tool"):
+            raise ValueError(
+                f"row {number}: the prompt ends with the role {prompt[-1].get('role')!r}: it must end with what is to "
+                "be answered, the role user or tool"
+            )
+    return decode_images(rows)
