@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "CascadeDistillationConfig": "hf_cascade.distill.config",
     "CascadeDistillationTrainer": "hf_cascade.distill.trainer",
+    "CascadeODPOConfig": "hf_cascade.odpo.config",
+    "CascadeODPOTrainer": "hf_cascade.odpo.trainer",
     "CascadeSFTTrainer": "hf_cascade.distill.packed",
     "ChildShape": "hf_cascade.shape",
     "PruneConfig": "hf_cascade.prune.config",
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from hf_cascade.distill.config import CascadeDistillationConfig as CascadeDistillationConfig
     from hf_cascade.distill.packed import CascadeSFTTrainer as CascadeSFTTrainer
     from hf_cascade.distill.trainer import CascadeDistillationTrainer as CascadeDistillationTrainer
+    from hf_cascade.odpo.config import CascadeODPOConfig as CascadeODPOConfig
+    from hf_cascade.odpo.trainer import CascadeODPOTrainer as CascadeODPOTrainer
     from hf_cascade.prune.config import PruneConfig as PruneConfig
     from hf_cascade.prune.model import prune_model as prune_model
     from hf_cascade.shape import ChildShape as ChildShape

@@ -1,4 +1,4 @@
-"""Prompts for online preference and reinforcement learning: rows as TRL reads them, checked before anything is opened."""
+"""Prompts for online training: rows as TRL's GRPO trainer reads them, checked before anything else is opened."""
 
 from datasets import Dataset
 from trl import DatasetMixtureConfig

@@ -87,7 +87,7 @@ def gate():
 
 @pytest.mark.parametrize("tool", [add, fetch, Shop().buy, Shop.buy], ids=lambda tool: tool.__qualname__)
 def test_transformers_and_trl_see_the_same_tool(tool):
-    limited = limit_tool(tool, 1, 100)
+    limited = limit_tool(tool, 10, 100)
     assert get_json_schema(limited) == get_json_schema(tool)
     assert limited.__name__ == tool.__name__ and inspect.signature(limited) == inspect.signature(tool)
     assert inspect.isfunction(limited)  # what chat templates take
@@ -95,15 +95,15 @@ def test_transformers_and_trl_see_the_same_tool(tool):
 
 
 def test_results_are_the_text_that_trl_makes():
-    assert limit_tool(add, 1, 100)(first=2, second=3) == "5"
-    assert limit_tool(add, 1, 100)(2) == "3"
-    assert asyncio.run(limit_tool(fetch, 1, 100)(page="ab")) == "ababab"
+    assert limit_tool(add, 10, 100)(first=2, second=3) == "5"
+    assert limit_tool(add, 10, 100)(2) == "3"
+    assert asyncio.run(limit_tool(fetch, 10, 100)(page="ab")) == "ababab"
     for result in (None, {"a": 1}, [1, "b"], [], [{"no": "type"}]):
-        assert limit_tool(tool_that(lambda result=result: result), 1, 100)() == str(result)
+        assert limit_tool(tool_that(lambda result=result: result), 10, 100)() == str(result)
 
 
 def test_methods_of_environments():
-    shop, limits = Shop(), ToolLimits(1, 100)
+    shop, limits = Shop(), ToolLimits(10, 100)
     assert limits.wrap(shop.buy)(item="tea") == "['tea']"
     wrapped = type("Wrapped", (Shop,), {"buy": limits.wrap(Shop.buy)})
     mine, other = wrapped(), wrapped()
@@ -190,7 +190,7 @@ def test_a_coroutine_that_ignores_its_cancellation_is_left():
 
 @pytest.mark.parametrize("error", [KeyError("k"), TimeoutError("own"), ValueError("v")], ids=repr)
 def test_errors_of_tools_are_raised_as_they_are(error):
-    limited = limit_tool(tool_that(lambda: raise_(error)), 1, 100)
+    limited = limit_tool(tool_that(lambda: raise_(error)), 10, 100)
     with pytest.raises(type(error)) as caught:
         limited()
     assert caught.value is error
@@ -200,20 +200,20 @@ def test_errors_of_tools_are_raised_as_they_are(error):
         raise error
 
     with pytest.raises(type(error)) as caught:
-        asyncio.run(limit_tool(async_tool_that(fail), 1, 100)())
+        asyncio.run(limit_tool(async_tool_that(fail), 10, 100)())
     assert caught.value is error
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr)
 def test_a_tool_cannot_end_training(error):
     with pytest.raises(RuntimeError, match=f"tool tool raised {type(error).__name__}"):
-        limit_tool(tool_that(lambda: raise_(error)), 1, 100)()
+        limit_tool(tool_that(lambda: raise_(error)), 10, 100)()
 
     async def leave():
         raise error
 
     async def main():  # as TRL gathers them
-        return await asyncio.gather(limit_tool(async_tool_that(leave), 1, 100)(), fetch("a"), return_exceptions=True)
+        return await asyncio.gather(limit_tool(async_tool_that(leave), 10, 100)(), fetch("a"), return_exceptions=True)
 
     failed, fine = asyncio.run(main())
     assert isinstance(failed, RuntimeError) and type(error).__name__ in str(failed) and fine == "aaa"
@@ -225,31 +225,31 @@ def test_an_object_whose_text_cannot_be_had_is_the_tools_error():
             raise ValueError("no text")
 
     with pytest.raises(ValueError, match="no text"):  # TRL's own str() stands outside its try
-        limit_tool(tool_that(Broken), 1, 100)()
+        limit_tool(tool_that(Broken), 10, 100)()
 
 
 def test_long_results_are_cut_with_a_note():
     for result in ("abcdef" * 1000, ["abcdef"] * 1000):
-        limited = limit_tool(tool_that(lambda result=result: result), 1, 10)
+        limited = limit_tool(tool_that(lambda result=result: result), 10, 10)
         assert limited() == f"{str(result)[:10]}\n[cut: 10 of {len(str(result))} characters]"
         assert limited.limits.counts["cut"] == 1
-    exact = limit_tool(tool_that(lambda: "a" * 10), 1, 10)
+    exact = limit_tool(tool_that(lambda: "a" * 10), 10, 10)
     assert exact() == "a" * 10 and exact.limits.counts["cut"] == 0
     with pytest.raises(RuntimeError, match=r"^eeeeeeeeee\n\[cut: 10 of 5000 characters\]$"):
-        limit_tool(tool_that(lambda: raise_(ValueError("e" * 5000))), 1, 10)()
+        limit_tool(tool_that(lambda: raise_(ValueError("e" * 5000))), 10, 10)()
 
 
 def test_content_blocks_pass_with_their_text_cut():
     image = object()
     blocks = [{"type": "text", "text": "abcdef"}, {"type": "image", "image": image}, {"type": "text", "text": "ghijkl"}]
-    limited = limit_tool(tool_that(lambda: blocks), 1, 8)
+    limited = limit_tool(tool_that(lambda: blocks), 10, 8)
     assert limited() == [
         {"type": "text", "text": "abcdef"},
         {"type": "image", "image": image},
         {"type": "text", "text": "gh\n[cut: 2 of 6 characters]"},
     ]
     assert blocks[2]["text"] == "ghijkl"  # the tool's own list is not changed
-    assert limit_tool(tool_that(lambda: blocks), 1, 100)() == blocks
+    assert limit_tool(tool_that(lambda: blocks), 10, 100)() == blocks
 
 
 def test_calls_from_many_threads_and_tasks_are_all_counted():
@@ -297,13 +297,13 @@ def undescribed(first: int):
 @pytest.mark.parametrize("tool", [undocumented, unhinted, undescribed], ids=lambda tool: tool.__name__)
 def test_tools_that_the_model_cannot_be_told_of_are_refused(tool):
     with pytest.raises(ValueError, match=f"tool {tool.__name__} cannot be described to the model: .*needs a docstring"):
-        limit_tool(tool, 1, 100)
+        limit_tool(tool, 10, 100)
 
 
 @pytest.mark.parametrize("tool", ["search", None, len, Shop, Shop()], ids=["str", "None", "builtin", "class", "object"])
 def test_only_functions_and_methods(tool):
     with pytest.raises(ValueError, match="a tool is a function or a method, not"):
-        limit_tool(tool, 1, 100)
+        limit_tool(tool, 10, 100)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
