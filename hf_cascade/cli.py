@@ -14,6 +14,8 @@ WORDS = {
     "pretrain": "train a model from a random start (trainers/pretrain.py)",
     "distill": "distil a student from a teacher (trainers/distill.py)",
     "sft": "train on conversations with a teacher's logits, or without (trainers/sft.py)",
+    "pwrm": "train a pairwise reward model, which says which of two responses is better (trainers/pwrm.py)",
+    "odpo": "Online DPO: two responses a prompt, weighed by a reward model (trainers/odpo.py)",
     "serve_teacher": "serve a teacher's hidden states to students elsewhere (trainers/serve_teacher.py)",
     "cache_teacher": "write a teacher's most likely tokens to disk (trainers/cache_teacher.py)",
     "lengths": "how long the documents of a stage's text are, before it is trained on",

@@ -66,18 +66,20 @@ class StepFlops:
     Attributes:
         student (`float`): forward and backward of what is trained; all there is without a teacher.
         recomputed (`float`): layers run a second time because of gradient checkpointing.
-        teacher (`float`): the teacher's forward.
+        teacher (`float`): the teacher's forward; in Online DPO those of the reference and the reward model.
+        generated (`float`): the policy's forward while it writes responses.
     """
 
     student: float
     recomputed: float
     teacher: float
+    generated: float = 0.0
 
     @property
     def model(self) -> float:
         """What the models need: the numerator of model FLOP utilisation, without recomputation (Chowdhery et al.,
         2022, PaLM, appendix B)."""
-        return self.student + self.teacher
+        return self.student + self.teacher + self.generated
 
     @property
     def executed(self) -> float:

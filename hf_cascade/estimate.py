@@ -1,14 +1,15 @@
 """What a stage of a recipe takes on a machine: tokens, FLOPs, memory of a GPU, seconds, and what each rests on."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from hf_cascade.costs import StepFlops, forward_flops, keys_of, step_flops
 from hf_cascade.machines import CPU, CUSTOM, Machine
 from hf_cascade.memory import Memory, Setup, communicated_bytes, prune_memory, training_memory
+from hf_cascade.online_costs import ONLINE_DEFAULTS, online_flops, online_memory
 from hf_cascade.plan import PlannedStage
 from hf_cascade.recipe import Stage
+from hf_cascade.remedies import remedies
 from hf_cascade.shape import text_config
 
 MFU = 0.40  # ours; Llama 3 reached 0.38 to 0.43 on H100s (arXiv 2407.21783, table 4)
@@ -30,8 +31,12 @@ DEFAULTS = {
 }
 PRUNE_DEFAULTS = {"calibration_samples": 64, "calibration_length": None, "batch_size": 8, "method": "compensated"}
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 2}  # fp8 products read 16-bit weights
+WRITING = (
+    "how long writing responses takes, which reads all weights for every token: memory bandwidth, batch and engine "
+    "decide, not FLOPs"
+)
 NO_MACHINE = "give --machine, or --tflops"
-MORE_GPUS = 64  # advice ends at so many times the GPUs
+POST_TRAINING = ("sft", "pwrm", "odpo")  # rows are conversations, of any length
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Estimate:
         bound (`str`): what the seconds are those of: `arithmetic`, `links` or `record`.
         record (`str`): where recorded seconds are from.
         missing (`str`): why something is not known.
+        counted (`str`): what lengths stand for those that are not known.
         advice (`tuple[str, ...]`): where it does not fit, changes each of which is enough.
     """
 
@@ -99,6 +105,7 @@ class Estimate:
     bound: str = "arithmetic"
     record: str = ""
     missing: str = ""
+    counted: str = ""
     advice: tuple[str, ...] = ()
 
     def fits(self, machine: Machine) -> bool | None:
@@ -123,7 +130,7 @@ def estimate(part: PlannedStage, options: Options, record: Record | None = None)
     stage = part.stage
     if stage.run == "prune":
         return _pruning(part, options, record)
-    if stage.run not in ("pretrain", "distill"):
+    if stage.run == "evaluate":
         if record is not None:
             return Estimate(stage.name, stage.run, seconds=record.seconds, bound="record", record=record.where)
         return Estimate(stage.name, stage.run, missing="depends on its tasks and texts")
@@ -132,7 +139,7 @@ def estimate(part: PlannedStage, options: Options, record: Record | None = None)
 
 def setting(stage: Stage, flag: str):
     """A flag's value in a recipe, or its default."""
-    return {**DEFAULTS, **PRUNE_DEFAULTS, **stage.settings}[flag]
+    return {**DEFAULTS, **PRUNE_DEFAULTS, **ONLINE_DEFAULTS, **stage.settings}[flag]
 
 
 def model_dtype(config: dict) -> str:
@@ -160,10 +167,10 @@ def make_setup(part: PlannedStage, options: Options) -> Setup:
         ValueError: GPUs that cannot share rows like this, or an empty batch.
     """
     stage, gpus = part.stage, options.machine.gpus
-    for flag in ("max_length", "per_device_train_batch_size", "gradient_accumulation_steps"):
+    for flag in (_length_flag(stage), "per_device_train_batch_size", "gradient_accumulation_steps"):
         if not setting(stage, flag) or setting(stage, flag) < 1:
             raise ValueError(f"{stage.name}.{flag}: {setting(stage, flag)}; it must be at least 1")
-    shared = options.sequence_parallel.get(stage.name, options.sequence_parallel.get("", 1))
+    shared = options.sequence_parallel.get(stage.name, 1 if _padded(stage) else options.sequence_parallel.get("", 1))
     _check_shared(stage, shared, options)
     dtype = "float32" if stage.run == "pretrain" else setting(stage, "dtype") or "float32"
     dtype = model_dtype(part.config) if dtype == "auto" else dtype
@@ -172,7 +179,7 @@ def make_setup(part: PlannedStage, options: Options) -> Setup:
     accelerator = stage.settings.get("accelerator_config")
     accumulation = accelerator.get("gradient_accumulation_kwargs", {}) if isinstance(accelerator, dict) else {}
     return Setup(
-        max_length=setting(stage, "max_length"),
+        max_length=setting(stage, _length_flag(stage)),
         rows=setting(stage, "per_device_train_batch_size"),
         accumulation=setting(stage, "gradient_accumulation_steps"),
         gpus=gpus,
@@ -187,9 +194,26 @@ def make_setup(part: PlannedStage, options: Options) -> Setup:
         trained=0.0 if setting(stage, "use_peft") else 1.0,
         chunk_tokens=setting(stage, "loss_chunk_tokens"),
         device="cpu" if options.machine.card.name == CPU else "cuda",
-        fused_loss=stage.run == "distill",
+        fused_loss=_distils(stage) or stage.run in ("pwrm", "odpo"),  # a comparison has logits of its last token alone
         teacher_is_here=not any(stage.settings.get(flag) for flag in ("teacher_url", "teacher_cache")),
+        packed=not _padded(stage),
+        fewest_rows=2 if stage.run == "odpo" and setting(stage, "loss_form") == "pair" else 1,
     )
+
+
+def _padded(stage: Stage) -> bool:
+    return stage.run in POST_TRAINING and not stage.settings.get("packing")
+
+
+def _distils(stage: Stage) -> bool:
+    return stage.run == "distill" or stage.run == "sft" and not stage.settings.get("plain_sft")
+
+
+def _length_flag(stage: Stage) -> str:
+    """The setting that bounds a row."""
+    if stage.run != "odpo":
+        return "max_length"
+    return "vllm_max_model_length" if setting(stage, "vllm_max_model_length") else "max_completion_length"
 
 
 def _check_shared(stage: Stage, shared: int, options: Options) -> None:
@@ -199,6 +223,8 @@ def _check_shared(stage: Stage, shared: int, options: Options) -> None:
         raise ValueError(f"{given}: {gpus} GPUs cannot be divided into groups of {shared}")
     if shared == 1:
         return
+    if _padded(stage):
+        raise ValueError(f"{given}: planned are packed rows alone; {stage.run} reads each conversation by itself")
     if options.sharding not in (None, "zero3"):
         raise ValueError(f"{given} with --sharding {options.sharding}: GPUs share rows under zero3 alone")
     if "flash" not in (setting(stage, "attn_implementation") or "sdpa"):
@@ -216,28 +242,37 @@ def _training(part: PlannedStage, options: Options, record: Record | None) -> Es
     stage, machine = part.stage, options.machine
     if part.config is None:
         return Estimate(stage.name, stage.run, machine.gpus, missing="its model's shape is not known yet")
+    if setting(stage, _length_flag(stage)) is None and stage.run in POST_TRAINING:
+        return Estimate(stage.name, stage.run, machine.gpus, missing=f"{_length_flag(stage)} is not set")
     setup = make_setup(part, options)
-    if stage.run == "distill" and part.teacher is None and setup.teacher_is_here:
-        missing = "its teacher's config.json is not here, or of a family that cannot be counted"
-        return Estimate(stage.name, stage.run, machine.gpus, missing=missing)
-    teacher = part.teacher if stage.run == "distill" and setup.teacher_is_here else None
-    keys = keys_of([part.config, *([teacher] if teacher else [])], setup.max_length, whole_square=setup.masked)
-    per_token = step_flops(part.config, teacher, keys, checkpointing=setup.checkpointing, trained=setup.trained)
-    memory = training_memory(part.config, part.teacher, setup)
+    for config, needed, who in (
+        (part.teacher, _distils(stage) and setup.teacher_is_here, "teacher"),
+        (part.reward, "reward_model" in stage.inputs, "reward model"),
+    ):
+        if needed and config is None:
+            missing = f"its {who}'s config.json is not here, or of a family that cannot be counted"
+            return Estimate(stage.name, stage.run, machine.gpus, missing=missing)
+    per_token, memory = step_costs(part, setup), step_memory(part, setup, machine)
     known = {"gpus": machine.gpus, "batch_tokens": setup.step_tokens, "per_token": per_token, "memory": memory}
-    known["device_bytes"] = memory.total
+    known |= {"device_bytes": memory.total, "counted": _counted(stage)}
     if machine.memory_bytes is not None and memory.total > machine.memory_bytes:
-        known["advice"] = tuple(remedies(part, setup, machine.memory_bytes))
+        total = partial(_total, part, machine)
+        known["advice"] = tuple(remedies(setup, machine.memory_bytes, total))
     steps = setting(stage, "max_steps")
     if stage.settings.get("train_tokens") is not None:  # as CascadeSFTConfig rounds
         steps = max(1, round(stage.settings["train_tokens"] / setup.step_tokens))
+    if record is not None and stage.run in POST_TRAINING:  # of these very settings
+        return Estimate(stage.name, stage.run, **known, seconds=record.seconds, bound="record", record=record.where)
     if steps < 1:
-        return Estimate(stage.name, stage.run, **known, missing="train_tokens is not set")
+        missing = f"{'max_steps' if stage.run in POST_TRAINING else 'train_tokens'} is not set"
+        return Estimate(stage.name, stage.run, **known, missing=missing)
     tokens = steps * setup.step_tokens
     known |= {"tokens": tokens, "steps": steps, "flops": tokens * per_token.executed}
     if record is not None and record.tokens:
         seconds = record.seconds * tokens / record.tokens
         return Estimate(stage.name, stage.run, **known, seconds=seconds, bound="record", record=record.where)
+    if stage.run == "odpo":
+        return Estimate(stage.name, stage.run, **known, missing=WRITING)
     peak, frozen = _peaks(stage, machine)
     if peak is None:
         return Estimate(stage.name, stage.run, **known, missing=_no_peak(machine, compute_dtype(stage)))
@@ -248,6 +283,51 @@ def _training(part: PlannedStage, options: Options, record: Record | None) -> Es
     links = _exchange_seconds(part, setup, machine) * steps
     bound = "links" if links > arithmetic else "arithmetic"
     return Estimate(stage.name, stage.run, **known, seconds=max(links, arithmetic), bound=bound)
+
+
+def step_costs(part: PlannedStage, setup: Setup) -> StepFlops:
+    """FLOPs of a training step for one token."""
+    stage = part.stage
+    if stage.run == "odpo":
+        return online_flops(part.config, part.reward, setup, forms=setting(stage, "loss_form") == "weight")
+    teacher = part.teacher if _distils(stage) and setup.teacher_is_here else None
+    keys = keys_of([part.config, *([teacher] if teacher else [])], setup.max_length, whole_square=setup.masked)
+    return step_flops(part.config, teacher, keys, checkpointing=setup.checkpointing, trained=setup.trained)
+
+
+def step_memory(part: PlannedStage, setup: Setup, machine: Machine) -> Memory:
+    """Memory of one GPU in a training step."""
+    stage = part.stage
+    if stage.run != "odpo":
+        return training_memory(part.config, part.teacher, setup)
+    dtype, vllm = setting(stage, "reward_model_dtype"), setting(stage, "use_vllm")
+    dtype = model_dtype(part.reward or {}) if dtype == "auto" else dtype
+    beside = vllm and setting(stage, "vllm_mode") == "colocate"
+    return online_memory(
+        part.config,
+        part.reward,
+        setup,
+        reward_bytes=BYTES.get(dtype, 4),
+        rows=0 if vllm else setup.rows * (setting(stage, "steps_per_generation") or setup.accumulation),
+        engine=setting(stage, "vllm_gpu_memory_utilization") * (machine.memory_bytes or 0) if beside else 0.0,
+        sleeps=bool(setting(stage, "vllm_enable_sleep_mode")),
+    )
+
+
+def _total(part: PlannedStage, machine: Machine, setup: Setup) -> float:
+    return step_memory(part, setup, machine).total
+
+
+def _counted(stage: Stage) -> str:
+    """What stands for lengths that only the rows have."""
+    if not _padded(stage):
+        return ""
+    if _length_flag(stage) != "max_completion_length":
+        return f"at most: every row as if it had {_length_flag(stage)} tokens"
+    return (
+        "every response as if it had max_completion_length tokens, and prompts as if they had none: "
+        "vllm_max_model_length bounds both together"
+    )
 
 
 def _peaks(stage: Stage, machine: Machine) -> tuple[float | None, float | None]:
@@ -290,75 +370,3 @@ def _pruning(part: PlannedStage, options: Options, record: Record | None) -> Est
     if peak is None:
         return Estimate(stage.name, stage.run, **known, missing=_no_peak(machine, "float32"))
     return Estimate(stage.name, stage.run, **known, seconds=flops / (peak * options.mfu))
-
-
-def remedies(part: PlannedStage, setup: Setup, room: float) -> Iterator[str]:
-    """
-    Changes with which a training stage would fit `room` bytes, in words: each that is enough alone, cheapest first;
-    where none is, the first few that are enough together.
-    """
-
-    def total(other: Setup) -> float:
-        return training_memory(part.config, part.teacher, other).total
-
-    most = MORE_GPUS * setup.gpus
-    alone = [(words, other) for words, other in _changes(setup, most) if total(other) <= room]
-    seen = set()
-    for words, other in alone:
-        kind = words.split()[0]
-        if kind not in seen:  # the smallest number of GPUs is enough
-            seen.add(kind)
-            yield f"{words} ({total(other) / 1e9:,.0f} GB)"
-    if alone:
-        return
-    together, current = [], setup
-    while True:
-        better = [(words, other) for words, other in _changes(current, most) if total(other) < total(current)]
-        if not better:
-            return
-        words, current = better[0]
-        together = [old for old in together if old.split()[0] != words.split()[0]] + [words]
-        if total(current) <= room:
-            yield f"{' and '.join(together)} ({total(current) / 1e9:,.0f} GB)"
-            return
-
-
-def _changes(setup: Setup, most_gpus: int) -> Iterator[tuple[str, Setup]]:
-    """What may be changed about a setup, what costs nothing first."""
-    if setup.keeps_whole_gradients:
-        words = "accelerator_config: {gradient_accumulation_kwargs: {sync_each_batch: true}}"
-        yield words, setup.changed(sync_each_batch=True)
-    if setup.masked:
-        rows = " with padding_free: true" if setup.rows > 1 else ""
-        yield f"attn_implementation: flash_attention_2{rows}", setup.changed(attention="flash_attention_2")
-    if not setup.checkpointing:
-        yield "gradient_checkpointing: true", setup.changed(checkpointing=True)
-    if setup.sharding == "none" and setup.gpus > 1:
-        yield "--sharding fsdp2", setup.changed(sharding="fsdp2")
-    if setup.rows > 1:
-        accumulation = setup.accumulation * setup.rows
-        words = f"per_device_train_batch_size: 1 with gradient_accumulation_steps: {accumulation}"
-        yield words, setup.changed(rows=1, accumulation=accumulation)
-    shared = 2 * setup.sequence_parallel
-    while setup.gpus % shared == 0:
-        yield _shared_rows(setup, shared)
-        shared *= 2
-    gpus = 2 * setup.gpus
-    while gpus <= most_gpus:
-        sharding = setup.sharding if setup.gpus > 1 and setup.sharding != "none" else "fsdp2"
-        yield f"--gpus {gpus}", setup.changed(gpus=gpus, sharding=sharding)
-        gpus *= 2
-
-
-def _shared_rows(setup: Setup, shared: int) -> tuple[str, Setup]:
-    """Rows of packed text over `shared` GPUs, with what the trainers ask for then."""
-    accumulation = setup.accumulation * setup.rows
-    if setup.gpus > shared:
-        accumulation = math.ceil(accumulation / shared) * shared
-    asked = ["attn_implementation: flash_attention_2"] if setup.masked else []
-    asked += ["per_device_train_batch_size: 1"] if setup.rows > 1 else []
-    asked += [f"gradient_accumulation_steps: {accumulation}"] if accumulation != setup.accumulation else []
-    words = f"--sequence_parallel {shared}" + (f" with {', '.join(asked)}" if asked else "")
-    attention = "flash_attention_2" if setup.masked else setup.attention
-    changes = {"rows": 1, "accumulation": accumulation, "attention": attention, "sharding": "zero3"}
-    return words, setup.changed(sequence_parallel=shared, **changes)

@@ -29,6 +29,18 @@ DATACLASSES = {
         "trl.ModelConfig",
         "trl.DatasetMixtureConfig",
     ),
+    "pwrm": (
+        "hf_cascade.distill.config.CascadeSFTConfig",
+        "hf_cascade.rewards.config.PairwiseArguments",
+        "trl.ModelConfig",
+        "trl.DatasetMixtureConfig",
+    ),
+    "odpo": (
+        "hf_cascade.odpo.config.CascadeODPOConfig",
+        "hf_cascade.odpo.config.ODPOArguments",
+        "trl.ModelConfig",
+        "trl.DatasetMixtureConfig",
+    ),
     "evaluate": ("hf_cascade.evaluate.config.EvaluateArguments",),
 }
 PLAIN = ("None", "int", "float", "bool", "str", "list", "dict")

@@ -40,6 +40,8 @@ class Setup:
         device (`str`): `cuda` or `cpu`.
         fused_loss (`bool`): the loss never makes whole logits; next-token training does.
         teacher_is_here (`bool`): not served by another process, nor read from a cache.
+        packed (`bool`): rows are full of documents; else each is one conversation, padded.
+        fewest_rows (`int`): rows that must be in one batch: 2 where they are a pair.
     """
 
     max_length: int
@@ -59,6 +61,8 @@ class Setup:
     device: str = "cuda"
     fused_loss: bool = True
     teacher_is_here: bool = True
+    packed: bool = True
+    fewest_rows: int = 1
 
     @property
     def tokens(self) -> float:

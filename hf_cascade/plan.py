@@ -13,6 +13,7 @@ from hf_cascade.recipe import Recipe, RecipeError, Stage
 from hf_cascade.shape import ChildShape, count_parameters, is_tied, text_config
 
 PARENT_CONFIG = "parent_config.json"
+HUB_CONFIGS = "configs"  # folder beside a recipe with NAME.json of Hub ids ORG/NAME
 SHAPE_FLAGS = ("num_hidden_layers", "hidden_size", "intermediate_size", "tie_word_embeddings")
 BUDGET_FLAGS = ("target_parameters", "target_memory")
 COLUMNS = ("stage", "run", "starts from", "layers x hidden / FFN", "parameters", "window", "tokens", "state")
@@ -31,19 +32,22 @@ class PlannedStage:
         config (`dict`, *optional*): config.json of the model it leaves.
         source (`dict`, *optional*): of the model it starts from.
         teacher (`dict`, *optional*): of its teacher.
+        reward (`dict`, *optional*): of its reward model.
     """
 
     stage: Stage
     config: dict | None
     source: dict | None = None
     teacher: dict | None = None
+    reward: dict | None = None
 
 
 def make_plan(recipe: Recipe) -> list[PlannedStage]:
     """
     Follow the shapes through the stages.
 
-    The parent's shape is read from its folder, or from `parent_config.json` beside the recipe when it is on the Hub.
+    A model's shape is read from its folder; of one on the Hub from `configs/NAME.json` beside the recipe, NAME being
+    what follows the slash of its id, else from `parent_config.json` there.
 
     Raises:
         RecipeError: lists every shape that cannot be pruned from its parent, and every teacher with other tokens.
@@ -57,7 +61,8 @@ def make_plan(recipe: Recipe) -> list[PlannedStage]:
             configs[stage.name] = _config_after(stage, source)
         except (ValueError, FileNotFoundError) as error:
             problems.append(f"{recipe.path}: {stage.name}: {error}")
-        planned.append(PlannedStage(stage, configs[stage.name], source, _teacher_config(stage, configs, recipe.path)))
+        others = [_other_config(other, stage, configs, recipe.path) for other in (_teacher(stage), _judge(stage))]
+        planned.append(PlannedStage(stage, configs[stage.name], source, *others))
     if problems:
         raise RecipeError(*problems)
     return planned
@@ -73,19 +78,21 @@ def _config_of(source: str | list[str] | None, stage: Stage, configs: dict, reci
     return _read_config(file) if file is not None else None
 
 
-def _teacher_config(stage: Stage, configs: dict, recipe: Path) -> dict | None:
-    """The teacher's config, or `None`: a teacher may be of any family, and the stage itself says what is wrong."""
-    teacher = _teacher(stage)
+def _other_config(other: str | None, stage: Stage, configs: dict, recipe: Path) -> dict | None:
+    """A teacher's or reward model's config, or `None`: of any family, and the stage itself says what is wrong."""
     try:
-        return None if teacher is None else _config_of(teacher, stage, configs, recipe)
+        return None if other is None else _config_of(other, stage, configs, recipe)
     except (ValueError, FileNotFoundError):
         return None
 
 
 def _config_after(stage: Stage, config: dict | None) -> dict | None:
     """The config of the model a stage leaves, of the one it starts from; `None` when it leaves none."""
-    if stage.run != "prune" or config is None:
+    if config is None or stage.run == "evaluate":
         return config
+    if stage.run != "prune":  # saved in the type it was trained in
+        dtype = stage.settings.get("dtype") or "float32"
+        return config if dtype == "auto" else {**config, "dtype": dtype}
     searched = any(stage.settings.get(flag) for flag in BUDGET_FLAGS)
     if searched and stage.settings.get("calibration") is not None:
         return None  # its shape is found when it runs
@@ -150,13 +157,18 @@ def _teacher(stage: Stage) -> str | None:
     return next((stage.inputs[flag] for flag in TEACHER_FLAGS if flag in stage.inputs), None)
 
 
+def _judge(stage: Stage) -> str | None:
+    """The reward model a stage names."""
+    return stage.inputs.get("reward_model")
+
+
 def _parent_config(source: str, recipe: Path) -> Path | None:
-    """A parent's config.json; for one on the Hub the copy beside the recipe, if there is one."""
+    """A model's config.json; for one on the Hub the copy beside the recipe, if there is one."""
     folder = Path(assets.locate(source))
     if folder.is_dir():
         return folder / "config.json"
-    beside = recipe.parent / PARENT_CONFIG
-    return beside if beside.is_file() else None
+    names = (f"{HUB_CONFIGS}/{source.rpartition('/')[2]}.json", PARENT_CONFIG)
+    return next((recipe.parent / name for name in names if (recipe.parent / name).is_file()), None)
 
 
 def _read_config(file: Path) -> dict:

@@ -188,6 +188,7 @@ def basis(planned: list[PlannedStage], estimates: list[Estimate], options: Optio
     ]
     lines = [
         *_flops_basis(trained, estimates, options),
+        *_post_training_basis(estimates),
         *_time_basis(trained, estimates, options),
         *_memory_basis(trained),
     ]
@@ -222,6 +223,25 @@ def _flops_basis(trained: list, estimates: list[Estimate], options: Options) -> 
                 f"{PRUNE_PASSES['compensated']} forward passes of the parent over the calibration text, "
                 f"{PRUNE_PASSES['paper']} with method: paper (the most in benchmarks/results/prune_cpu.md), in fp32"
                 + ("." if options.machine.card.name == CPU else ", on one GPU."),
+            )
+        )
+    return lines
+
+
+def _post_training_basis(estimates: list[Estimate]) -> list[tuple[str, str]]:
+    """What stands for lengths that are not known, and what Online DPO multiplies and holds beside its policy."""
+    lines = []
+    for counted in dict.fromkeys(cost.counted for cost in estimates if cost.counted):
+        names = ", ".join(cost.name for cost in estimates if cost.counted == counted)
+        lines.append(("rows", f"{names}: {counted}."))
+    if any(cost.run == "odpo" and cost.memory for cost in estimates):
+        lines.append(
+            (
+                "odpo",
+                "FLOPs: the policy forward while it writes, then forward and backward; teacher: the reference forward, "
+                "and the reward model in both orders of a pair. Memory of teacher: the reference, sharded as the "
+                "policy; the reward model, whole on each GPU; vLLM on the same card unless it sleeps. activations: or, "
+                "where that is more, all that writing takes.",
             )
         )
     return lines

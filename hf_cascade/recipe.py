@@ -28,18 +28,31 @@ FORBIDDEN = {
 }
 # These belong to `inputs`: only there is a stage's name its folder, and are shapes and fingerprints followed.
 INPUT_FLAGS = ("model", "model_name_or_path", "teacher", "teacher_model_name_or_path", "data_after")
+INPUT_FLAGS += ("reward_model", "baseline")
 TEACHER_FLAGS = ("teacher_model_name_or_path", "teacher_url", "teacher_cache")  # one of them
+JUDGE_FLAGS = ("reward_model", "judge_url", "reward_funcs")  # one of them
+DECISION_FILE = "decision.json"  # what makes a folder a reward model
 REQUIRED_INPUTS = {
     "prune": ("model",),
     "pretrain": (),
     "distill": ("model_name_or_path",),
     "sft": ("model_name_or_path",),
+    "pwrm": ("model_name_or_path",),
+    "odpo": ("model_name_or_path",),
     "evaluate": ("model",),
 }
+ROWS = {
+    "pretrain": "text",
+    "distill": "text",
+    "sft": "text",
+    "pwrm": "pairs (prompt, chosen, rejected)",
+    "odpo": "prompts",
+}
 FILE_FLAGS = ("model_config", "tasks_path")  # always files here
-TEXT_FLAGS = ("calibration", "calibration_images", "heldout", "dataset")  # a file, or a dataset on the Hub
+TEXT_FLAGS = ("calibration", "calibration_images", "heldout", "dataset", "prompts")  # a file, or on the Hub
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet", ".csv", ".gz")
 FILE_BUILDERS = ("json", "text", "parquet", "csv")  # `path` of a `datasets:` part that reads local files
+TEMPLATES = Path(__file__).parent / "data" / "templates"  # chat templates known by their names
 RUNNERS_NAMES = ("logs", "settings", "run.json")
 
 
@@ -248,8 +261,18 @@ def _check_sources(run: str, settings: dict, inputs: dict, where: str) -> list[s
         problems.append(
             f"{where}: {run} needs one of inputs.teacher_model_name_or_path, set.teacher_url, set.teacher_cache{or_not}"
         )
-    if run in ("pretrain", "distill", "sft") and not settings.get("datasets"):
-        problems.append(f"{where}.set.datasets: missing, and {run} needs text, as [{{path: json, data_files: FILE}}]")
+    judges = [flag for flag in JUDGE_FLAGS if flag in inputs or settings.get(flag)]
+    if run == "odpo" and len(judges) != 1:
+        given = " and ".join(judges) or "none"
+        problems.append(
+            f"{where}: odpo needs one of inputs.reward_model, set.judge_url, set.reward_funcs, and has {given}"
+        )
+    if run == "pwrm" and settings.get("test_split_size") is None:
+        problems.append(f"{where}.set.test_split_size: missing, and pwrm sets its temperature on held-out pairs")
+    if run in ROWS and not settings.get("datasets"):
+        problems.append(
+            f"{where}.set.datasets: missing, and {run} needs {ROWS[run]}, as [{{path: json, data_files: FILE}}]"
+        )
     return problems
 
 
@@ -263,6 +286,12 @@ def _check_files(settings: dict, where: str) -> list[str]:
             files.append((flag, value))
         else:
             problems += _missing(value, f"{where}.{flag}", assets.locate)
+    template = settings.get("chat_template_path")
+    if template not in (shipped := [path.stem for path in TEMPLATES.glob("*.jinja")]):
+        problems += [
+            f"{problem}; shipped are: {', '.join(shipped)}"
+            for problem in _missing(template, f"{where}.chat_template_path", assets.find)
+        ]
     parts = settings.get("datasets")
     for number, part in enumerate(parts if isinstance(parts, list) else []):
         flag = f"datasets[{number}]"
@@ -286,7 +315,23 @@ def _check_inputs(inputs: dict, earlier: dict, where: str) -> list[str]:
             elif not isinstance(source, str) or source not in earlier:
                 near = _near(source, earlier)
                 problems.append(f"{where}.inputs.{flag}: {source!r} is no earlier stage, path or Hub id{near}")
-    return problems
+    return problems + _check_reward_model(inputs.get("reward_model"), earlier, f"{where}.inputs.reward_model")
+
+
+def _check_reward_model(source, earlier: dict, where: str) -> list[str]:
+    """A reward model that is no reward model, where that can be seen before it is made or fetched."""
+    if not isinstance(source, str):
+        return []
+    if source in earlier:
+        run = earlier[source].run  # "": a stage with mistakes of its own
+        return [] if run in ("pwrm", "") else [f"{where}: {source} is made by {run}: name a stage with run: pwrm"]
+    try:
+        folder = assets.find(source)
+    except FileNotFoundError:
+        return []  # on the Hub, or complained about already
+    if (folder / DECISION_FILE).is_file():
+        return []
+    return [f"{where}: {source} has no {DECISION_FILE}: name a folder that trainers/pwrm.py made"]
 
 
 def _missing(value, where: str, look) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hf_cascade
-from hf_cascade import assets, cli
+from hf_cascade import assets, cli, fields
 
 HEAVY = "{'torch', 'transformers', 'trl', 'datasets', 'lm_eval'}"
 
@@ -40,7 +40,8 @@ def test_version_and_words():
     assert hf_cascade_("--version").stdout.strip() == f"hf-cascade {hf_cascade.__version__}"
     said = hf_cascade_("--help").stdout
     assert [word for word in cli.WORDS if word not in said] == []
-    assert {"pretrain", "distill"} <= {path.stem for path in assets.find("trainers").glob("*.py")}
+    assert {path.stem for path in assets.find("trainers").glob("*.py")} <= set(cli.WORDS)
+    assert set(fields.DATACLASSES) <= set(cli.WORDS)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,14 @@ from hf_cascade.estimate import (
     estimate,
     make_setup,
     model_dtype,
-    remedies,
 )
 from hf_cascade.machines import find_machine
 from hf_cascade.memory import training_memory
+from hf_cascade.online_costs import online_flops, online_memory
 from hf_cascade.plan import PlannedStage
 from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.recipe import Stage
+from hf_cascade.remedies import remedies
 from tests.test_costs import PARENT
 
 CHILD = ChildShape(intermediate_size=16384).apply(PARENT)
@@ -181,7 +182,7 @@ def test_what_does_not_fit_gets_remedies_that_are_enough(machine, settings, word
     sizes = [int(text.rpartition("(")[2].split()[0].replace(",", "")) for text in cost.advice]
     assert all(size <= options.machine.memory_bytes / 1e9 for size in sizes)
     setup = make_setup(part, options)
-    assert [*remedies(part, setup, 0.0)] == []  # nothing is enough for nothing
+    assert [*remedies(setup, 0.0, lambda _: 1.0)] == []  # nothing is enough for nothing
     if words == ["--gpus 4"]:
         four = training_memory(CHILD, PARENT, setup.changed(gpus=4, sharding="fsdp2"))
         two = training_memory(CHILD, PARENT, setup.changed(gpus=2, sharding="fsdp2"))
@@ -228,3 +229,74 @@ def test_remedies_are_accepted_as_they_are_written():
     changed = planned(**{**long, "gradient_accumulation_steps": steps})
     cost = estimate(changed, replace(options, sequence_parallel={"": shared}))
     assert cost.fits(options.machine) and f"({cost.device_bytes / 1e9:,.0f} GB)" in words
+
+
+TALK = {"max_steps": 10, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_length": 4096}
+PAIRS = {"max_steps": 10, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "train_tokens": None}
+
+
+def talk(run: str, inputs=(), **changes) -> PlannedStage:
+    """A stage on conversations."""
+    settings = {**(PAIRS if run == "odpo" else TALK), **changes}
+    stage = Stage("stage", run, None, settings, dict.fromkeys(inputs, "x"), "")
+    return PlannedStage(stage, CHILD, CHILD, PARENT if run == "sft" else None, CHILD if inputs else None)
+
+
+def test_conversations_are_counted_as_full():
+    cost = estimate(talk("sft"), EIGHT)
+    assert cost.tokens == 10 * 8 * 2 * 4 * 4096 and cost.counted.startswith("at most") and cost.seconds
+    assert cost.per_token == step_flops(CHILD, PARENT, {None: 4096.0}, checkpointing=True)
+    plain, judge = estimate(talk("sft", plain_sft=True), EIGHT), estimate(talk("pwrm"), EIGHT)
+    assert plain.per_token.teacher == judge.per_token.teacher == 0 and judge.flops == plain.flops
+    assert plain.memory.loss > judge.memory.loss  # a comparison has logits of its last token alone
+    assert estimate(talk("sft", packing=True), EIGHT).counted == ""
+
+
+def test_online_dpo_has_flops_and_memory_and_no_time():
+    part = talk("odpo", ["reward_model"], max_completion_length=1024)
+    cost, setup = estimate(part, EIGHT), make_setup(part, EIGHT)
+    assert (setup.max_length, setup.fused_loss, setup.packed, setup.fewest_rows) == (1024, True, False, 2)
+    assert cost.tokens == 10 * 8 * 2 * 4 * 1024 and cost.flops == cost.tokens * cost.per_token.executed
+    assert cost.per_token == online_flops(CHILD, CHILD, setup)
+    assert cost.memory == online_memory(CHILD, CHILD, setup, reward_bytes=2, rows=8)
+    assert cost.seconds is None and "memory bandwidth" in cost.missing and "prompts as if they had none" in cost.counted
+    bounded = estimate(talk("odpo", vllm_max_model_length=8192), EIGHT)
+    assert bounded.batch_tokens == 8 * 2 * 4 * 8192 and bounded.counted.startswith("at most")
+    beside = estimate(talk("odpo", use_vllm=True, vllm_gpu_memory_utilization=0.5), EIGHT)
+    asleep = estimate(talk("odpo", use_vllm=True, vllm_enable_sleep_mode=True), EIGHT)
+    assert beside.memory.teacher - asleep.memory.teacher == pytest.approx(0.5 * 80e9)
+    weighed = estimate(talk("odpo", loss_form="weight"), EIGHT)
+    assert weighed.flops > estimate(talk("odpo"), EIGHT).flops
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (talk("sft", max_steps=-1), "max_steps is not set"),
+        (talk("pwrm", max_length=None), "max_length is not set"),
+        (replace(talk("sft"), teacher=None), "its teacher's config.json"),
+        (replace(talk("odpo", ["reward_model"]), reward=None), "its reward model's config.json"),
+    ],
+)
+def test_what_is_not_known_of_conversations(part, words):
+    cost = estimate(part, EIGHT)
+    assert cost.seconds is None and words in cost.missing
+
+
+def test_recorded_seconds_of_post_training():
+    assert estimate(talk("odpo"), EIGHT, Record(7.0, 0, "there")).seconds == 7.0
+
+
+def test_rows_of_conversations_are_not_shared():
+    assert make_setup(talk("odpo"), replace(EIGHT, sequence_parallel={"": 2})).sequence_parallel == 1
+    with pytest.raises(ValueError, match="stage: --sequence_parallel 2: planned are packed rows alone; odpo reads"):
+        estimate(talk("odpo"), replace(EIGHT, sequence_parallel={"stage": 2}))
+
+
+def test_remedies_keep_pairs_together():
+    setup = make_setup(talk("odpo", per_device_train_batch_size=64), EIGHT)
+    (advice,) = remedies(setup, 2, lambda other: other.rows)
+    assert advice.startswith("per_device_train_batch_size: 2 with gradient_accumulation_steps: 128 (")
+    assert [*remedies(setup, 1, lambda other: other.rows)] == []
+    said = "".join(remedies(setup, 0, lambda other: 0 if other != setup else 1))
+    assert "sequence_parallel" not in said and "padding_free" not in said and "--gpus 16" in said

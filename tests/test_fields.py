@@ -10,6 +10,7 @@ from enum import Enum
 import pytest
 
 from hf_cascade import assets, fields
+from hf_cascade.run import SCRIPTS
 
 RUNS = sorted(fields.DATACLASSES)
 
@@ -45,7 +46,7 @@ def test_every_default_is_allowed(run):
     assert checked >= 11
 
 
-@pytest.mark.parametrize("run", ["pretrain", "distill"])
+@pytest.mark.parametrize("run", SCRIPTS)
 def test_dataclasses_are_the_scripts(run):
     parser = runpy.run_path(str(assets.find(f"trainers/{run}.py")))["make_parser"]()
     names = [f"{part.__module__}.{part.__name__}" for part in parser.dataclass_types]

@@ -134,6 +134,20 @@ def test_a_parent_on_the_hub(tmp_path):
         plan(tmp_path, {"small": prune("org/parent", hidden_size=97)})
 
 
+def test_models_of_other_shapes_on_the_hub(tmp_path):
+    """NAME.json in configs/ goes before the parent's; a reward model's shape is followed too."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "small.json").write_text(json.dumps({**TINY, "num_hidden_layers": 2, "dtype": "bfloat16"}))
+    (tmp_path / "parent_config.json").write_text(json.dumps(TINY))
+    rows = {"datasets": [{"path": "org/rows"}]}
+    odpo = {"run": "odpo", "inputs": {"model_name_or_path": "org/other", "reward_model": "judge"}, "set": rows}
+    judge = {"run": "pwrm", "inputs": {"model_name_or_path": "org/small"}, "set": {**rows, "test_split_size": 0.1}}
+    judged, trained = plan(tmp_path, {"judge": judge, "odpo": odpo})
+    assert judged.config["num_hidden_layers"] == 2 and trained.config["num_hidden_layers"] == 8
+    assert trained.reward == judged.config and judged.reward is None
+    assert judged.source["dtype"] == "bfloat16" and judged.config["dtype"] == "float32"  # as it is saved
+
+
 def test_a_smaller_shape_needs_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match="small: pruning to a smaller shape needs text: set calibration"):

@@ -42,6 +42,22 @@ def test_the_papers_run_in_80_columns(machine, monkeypatch):
         assert words in flat, words
 
 
+def test_post_training_in_80_columns(monkeypatch):
+    """Upper bounds are called so, and where no time is given the plan says why."""
+    text = said(monkeypatch, "recipes/ministral3/instruct.yaml", "--machine", "8xh100-80gb")
+    assert max(len(line) for line in text.splitlines()) <= 80 and "…" not in text
+    assert len(row(text, "14b-instruct", 1)) == 5 and len(row(text, "14b-sft", 1)) == 9  # no time; "91.2 h"
+    flat = " ".join(text.split())
+    for words in (
+        "14b-sft, 8b-sft, 3b-sft, pwrm: at most: every row as if it had max_length tokens.",
+        "3b-instruct: at most: every row as if it had vllm_max_model_length tokens.",
+        "the reward model in both orders of a pair",
+        "3b-instruct: how long writing responses takes",
+    ):
+        assert words in flat, words
+    assert "both orders" not in said(monkeypatch, "recipes/ministral3", "--machine", "8xh100-80gb")
+
+
 def test_figures_of_a_stage(monkeypatch):
     text = said(monkeypatch, "recipes/ministral3", "--machine", "8xh100-80gb", width=120)
     assert "13,506,073,600" in text and "Mistral-Small" in text

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_cascade import manifest
-from hf_cascade.run import default_name, parse_overrides
+from hf_cascade import assets, fields, manifest
+from hf_cascade.recipe import Stage
+from hf_cascade.run import SCRIPTS, command_for, default_name, parse_overrides
 
 # A stage: counts to `steps`, keeps its count like a checkpoint, saves on SIGTERM. behave.json says what goes wrong.
 STAGE = """
@@ -383,3 +384,12 @@ def test_overrides():
     for wrong in ("a.seed", "seed=3", ".seed=3", "a.=3"):
         with pytest.raises(ValueError, match="STAGE.FLAG=VALUE"):
             parse_overrides([wrong])
+
+
+@pytest.mark.parametrize("run", fields.DATACLASSES)
+def test_every_kind_of_stage_has_its_program(run):
+    stage = Stage("stage", run, None, {}, {}, "")
+    program, *words = command_for(stage, Path("settings.yaml"), Path("out"))
+    script = [str(assets.find(SCRIPTS[run]))] if run in SCRIPTS else ["-m", "hf_cascade.cli", run]
+    assert (program, words) == (sys.executable, [*script, "--config", "settings.yaml", "--output_dir", "out"])
+    assert (assets.root() / "trainers" / f"{run}.py").is_file() == (run in SCRIPTS)

@@ -24,6 +24,7 @@ IMAGE_KEYS = ("pixel_values", "image_sizes", "num_images")
 # Methods that are called by name: these parameters are among theirs.
 CALLED = {
     "__init__": tuple("model reward_funcs args train_dataset eval_dataset processing_class peft_config tools".split()),
+    "_log_completion_extra": ("column", "values"),
     "_get_per_token_logps_and_entropies": (
         *("model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy"),
         *IMAGE_KEYS,

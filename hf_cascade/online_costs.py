@@ -1,0 +1,91 @@
+"""FLOPs and memory of an Online DPO step, from config.json dicts alone, beside what any training step takes.
+
+A row is one response with its prompt. Its forward passes: the policy's while it writes (every token once, with cached
+keys), the policy's and its backward in training, the reference's, and two of the reward model, which reads both
+responses of a pair in both orders. Prompts are counted only where a setting bounds prompt and response together.
+"""
+
+from dataclasses import replace
+
+from hf_cascade.costs import StepFlops, forward_flops, keys_of, step_flops
+from hf_cascade.memory import Memory, Setup, training_memory
+from hf_cascade.shape import attention_sizes, count_parameters, count_total, text_config
+
+ORDERS = 2  # a pair is judged as (a, b) and as (b, a)
+# What the stage's dataclasses hold where a recipe is silent (tested against them; planning must not import torch).
+ONLINE_DEFAULTS = {
+    "max_completion_length": 512,
+    "vllm_max_model_length": None,
+    "use_vllm": False,
+    "vllm_mode": "colocate",
+    "vllm_gpu_memory_utilization": 0.3,
+    "vllm_enable_sleep_mode": False,
+    "loss_form": "pair",
+    "steps_per_generation": None,
+    "reward_model_dtype": "auto",
+}
+
+
+def online_flops(policy: dict, reward: dict | None, setup: Setup, forms: int = 0) -> StepFlops:
+    """
+    FLOPs of a step for one token of a row.
+
+    Args:
+        policy (`dict`): its config.json, the reference's too.
+        reward (`dict`, *optional*): the reward model's; a judge elsewhere and reward functions multiply nothing here.
+        setup (`Setup`): `max_length` is a row's longest.
+        forms (`int`): forward passes of the policy more: 1 with `loss_form: weight`.
+    """
+    models = [policy, *([reward] if reward else [])]
+    row = keys_of(models, setup.max_length, whole_square=setup.masked)
+    step = step_flops(policy, None, row, checkpointing=setup.checkpointing, trained=setup.trained)
+    # a written token attends to what is cached, whatever the kernel
+    written = sum(forward_flops(policy, keys_of([policy], setup.max_length)))
+    again = sum(forward_flops(policy, row))
+    judged = keys_of([reward], 2 * setup.max_length, whole_square=setup.masked) if reward else None
+    layers = ORDERS * forward_flops(reward, judged)[0] if reward else 0.0  # its head reads one token a pair
+    return replace(step, student=step.student + forms * again, teacher=again + layers, generated=written)
+
+
+def cache_bytes(policy: dict, setup: Setup, rows: int) -> float:
+    """Bytes of the keys and values of `rows` whole rows: two of key_value_heads x head_dim a token and layer."""
+    _, key_value_heads, head_dim = attention_sizes(policy)
+    layers = text_config(policy)["num_hidden_layers"]
+    return 2.0 * rows * setup.max_length * layers * key_value_heads * head_dim * setup.compute_bytes
+
+
+def online_memory(
+    policy: dict,
+    reward: dict | None,
+    setup: Setup,
+    *,
+    reward_bytes: int,
+    rows: int,
+    engine: float = 0.0,
+    sleeps: bool = False,
+) -> Memory:
+    """
+    Memory of one GPU at its peak: in the backward pass, or while responses are written.
+
+    What writing takes, where that is more, stands as activations.
+
+    Args:
+        policy (`dict`), reward (`dict`, *optional*): as for [`online_flops`].
+        setup (`Setup`): how the policy trains; the reference is loaded and sharded as the policy is.
+        reward_bytes (`int`): of a reward model's weight. Every GPU holds it whole.
+        rows (`int`): responses that one GPU writes at once without vLLM; 0 with it.
+        engine (`float`): what vLLM takes of the same GPU.
+        sleeps (`bool`): vLLM gives it back while the policy trains.
+    """
+    memory = training_memory(policy, None, setup)
+    frozen = setup.weight_bytes * count_total(policy) / setup.shards if setup.trained > 0 else 0.0
+    frozen += reward_bytes * count_total(reward) if reward else 0.0
+    memory = replace(memory, teacher=frozen + (0.0 if sleeps else engine))
+    writing = cache_bytes(policy, setup, rows) + (engine if sleeps else 0.0)
+    if rows and setup.sharding == "zero3":
+        writing += setup.compute_bytes * count_parameters(policy)  # all gathered (ds3_gather_for_generation)
+    elif rows:
+        writing += memory.gathered
+    if writing > memory.gathered + memory.activations + memory.loss:
+        return replace(memory, gathered=0.0, activations=writing, loss=0.0)
+    return memory
