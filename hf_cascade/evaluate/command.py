@@ -13,15 +13,16 @@ from trl import TrlParser
 
 from hf_cascade import assets, manifest, plots, progress, pruning_plots
 from hf_cascade.data.text_files import load_texts
-from hf_cascade.evaluate import tables
+from hf_cascade.evaluate import preference_plot, tables
 from hf_cascade.evaluate.config import EvaluateArguments
 from hf_cascade.evaluate.family import Member, arrange, earlier_stages, read_members, step_labels, tokens_and_seconds
 from hf_cascade.evaluate.heldout import Scorer, Windows, make_windows, measure
+from hf_cascade.evaluate.preference import COMPLETIONS, Preference, completions_text
 from hf_cascade.loading import check_same_tokenizer, load_config, load_model, load_tokenizer
 
 RESULTS, REPORT, EVALS = "results.json", "report.md", "evals.json"
 PRUNE_REPORT = "prune_report.json"  # what pruning leaves in its folder
-_INPUTS = ("model", "teacher")
+_INPUTS = ("model", "teacher", "reward_model", "baseline")
 
 
 def make_parser() -> HfArgumentParser:
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> int:
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    drawn = plots.family(results, folder)
+    if evaluation.completions:
+        _write(folder / COMPLETIONS, completions_text(evaluation.completions))
+    drawn = plots.family(results, folder) + preference_plot.preference(results, folder)
     for member in evaluation.members:
         _write_evals(member, results)
         if (Path(member.source) / PRUNE_REPORT).is_file():
@@ -80,7 +83,11 @@ class Evaluation:
         # the parent is measured first, since every other model is compared with it
         teacher = [] if arguments.teacher is None else [arguments.teacher]
         where = {assets.locate(source) for source in teacher}
-        self.members = read_members([*teacher, *(m for m in arguments.model if assets.locate(m) not in where)])
+        sources = [m for m in arguments.model if assets.locate(m) not in where]
+        if arguments.baseline is not None:
+            if assets.locate(arguments.baseline) not in where | {assets.locate(m) for m in sources}:
+                sources.insert(0, arguments.baseline)
+        self.members = read_members([*teacher, *sources])
         self.teacher = self.members[0] if teacher else None
         self.lengths = [length for length in (arguments.max_length, arguments.long_max_length) if length]
         self.tokenizers = {member.name: load_tokenizer(member.source) for member in self.members}
@@ -103,6 +110,10 @@ class Evaluation:
         self.texts = None
         if arguments.dataset:
             self.texts = load_texts(arguments.dataset, arguments.dataset_text_field, arguments.dataset_split)
+        self.preference, self.completions = None, []
+        if arguments.prompts:
+            self.baseline = self._member(arguments.baseline or arguments.model[0])
+            self.preference = Preference(arguments, self.baseline.name, self.tokenizers, self.positions)
         self.device = (
             torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         )
@@ -112,6 +123,7 @@ class Evaluation:
         full = len(self.lengths) * bool(self.texts) + bool(self.tasks)
         self._parts_done = 0
         self._parts = sum(bool(self.texts) if member.name in self.brief else full for member in self.members)
+        self._parts += (len(self.members) + 1) * bool(self.preference)
 
     def run(self) -> dict:
         """Measure every model; returns what results.json holds."""
@@ -120,6 +132,11 @@ class Evaluation:
         if self.teacher:
             for model in models:
                 model["retention"] = 100 * models[0]["heldout"]["perplexity"] / model["heldout"]["perplexity"]
+        if self.preference:
+            report = self._part("answers compared")
+            found, self.completions = self.preference.finish(self._load(self.baseline), report)
+            for model in models:
+                model["preference"] = found[model["name"]]
         heldout = None
         if self.texts:
             heldout = {
@@ -135,6 +152,7 @@ class Evaluation:
             "heldout": heldout,
             "tasks": arguments.tasks,
             "limit": arguments.limit,
+            "comparison": self.preference and self.preference.summary(),
             "models": models,
             "steps": step_labels(self.members),
             "children": arrange(self.members),
@@ -143,8 +161,7 @@ class Evaluation:
     def _measure(self, member: Member) -> dict:
         """Load one model and take all its figures."""
         arguments, tokenizer = self.arguments, self.tokenizers[member.name]
-        dtype = "float32" if arguments.dtype == "auto" and self.device.type == "cpu" else arguments.dtype
-        model = load_model(member.source, dtype=dtype).to(self.device)
+        model = self._load(member)
         record = {
             "name": member.name,
             "source": _shown(member.source),
@@ -156,6 +173,7 @@ class Evaluation:
             "heldout": None,
             "long": None,
             "tasks": {},
+            "preference": None,
         }
         brief = member.name in self.brief
         if self.texts:
@@ -168,7 +186,20 @@ class Evaluation:
             record["tasks"] = harness.run_tasks(
                 model, tokenizer, arguments.tasks, self.tasks, arguments.batch_size, arguments.limit, report
             )
+        if self.preference:  # last: it replaces the generation config
+            self.preference.sample(member.name, model, tokenizer, self._part(f"{member.name}: answers"))
         return record
+
+    def _load(self, member: Member) -> PreTrainedModel:
+        dtype = self.arguments.dtype
+        dtype = "float32" if dtype == "auto" and self.device.type == "cpu" else dtype
+        return load_model(member.source, dtype=dtype).to(self.device)
+
+    def _member(self, source: str) -> Member:
+        """The member that a model's folder or Hub id was read into."""
+        place = assets.locate(source)
+        place = str(Path(place).resolve()) if Path(place).is_dir() else place
+        return next(member for member in self.members if member.source == place)
 
     def _held_out(self, member: Member, model: PreTrainedModel, length: int) -> dict | None:
         """Held-out figures in windows of `length`; None for a model with fewer positions."""
@@ -216,7 +247,8 @@ def _dimensions(member: Member, model: PreTrainedModel) -> dict:
 def _check_output_dir(folder: Path) -> None:
     """An earlier report, finished or not, may be written over; nothing else."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    foreign = [name for name in names if name not in (REPORT, RESULTS, manifest.FILE) and not name.endswith(".png")]
+    ours = (REPORT, RESULTS, COMPLETIONS, manifest.FILE)
+    foreign = [name for name in names if name not in ours and not name.endswith(".png")]
     if folder.is_file() or foreign:
         what = "is a file" if folder.is_file() else f"holds {', '.join(foreign[:3])}"
         raise ValueError(f"output_dir={folder} {what}: name a folder that is new or empty")
@@ -236,7 +268,7 @@ def _write_evals(member: Member, results: dict) -> None:
     if member.record is None or shipped or not os.access(folder, os.W_OK):
         return
     (figures,) = (model for model in results["models"] if model["name"] == member.name)
-    shared = {name: results[name] for name in ("schema", "teacher", "heldout", "limit")}
+    shared = {name: results[name] for name in ("schema", "teacher", "heldout", "limit", "comparison")}
     _write(folder / EVALS, json.dumps({**shared, **figures}, indent=1, ensure_ascii=False) + "\n")
 
 

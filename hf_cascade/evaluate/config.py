@@ -1,5 +1,6 @@
-"""What `hf-cascade evaluate` measures: the models, the teacher, the held-out text and the lm-eval tasks."""
+"""What `hf-cascade evaluate` measures: models on held-out text, on lm-eval tasks, and by their own responses."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -25,7 +26,20 @@ class EvaluateArguments:
         tasks_path (`str`, *optional*, defaults to `"evals/tasks/tiny"`): folder of task YAMLs.
         final_only (`bool`, *optional*, defaults to `False`): the long window and the tasks, which take most of the
             time, are left out for models that are an earlier stage of another one.
-        limit (`int`, *optional*): rows of each task. For trying things out: such scores are not comparable.
+        prompts (`str`, *optional*): prompts that every model answers: a `.jsonl`, `.json`, `.parquet` or `.csv` file
+            (also `.gz`), or a dataset's Hub id, with a column `prompt`, text or messages, and columns for `reward`.
+        reward_model (`str`, *optional*): pairwise reward model that compares the answers with the baseline's.
+        reward (`list[str]`, *optional*): rewards of the answers: `exact_match` or `similarity` to a column `answer`,
+            `package.module.function`, or `path/to/file.py:function`, which is executed.
+        baseline (`str`, *optional*): model whose answers the others are compared with; unset, the first of `model`.
+            It is measured too.
+        sampling_temperature (`float`, *optional*, defaults to `0.7`): of the answers (paper section 4); 0 takes
+            the likeliest token.
+        samples_per_prompt (`int`, *optional*, defaults to `1`): answers of each model to each prompt.
+        max_completion_length (`int`, *optional*, defaults to `256`): tokens of an answer at most; TRL's default for
+            online training.
+        limit (`int`, *optional*): rows of each task, and prompts. For trying things out: such scores are not
+            comparable.
         dtype (`str`, *optional*, defaults to `"auto"`): type of the weights while measuring; `auto` is the
             checkpoint's on an accelerator and float32 on a CPU.
     """
@@ -46,18 +60,28 @@ class EvaluateArguments:
     final_only: bool = field(
         default=False, metadata={"help": "No long window and no tasks for earlier stages of another model."}
     )
-    limit: int | None = field(default=None, metadata={"help": "Rows of each task, for trying things out."})
+    prompts: str | None = field(default=None, metadata={"help": "Prompts to answer: a file or dataset id."})
+    reward_model: str | None = field(default=None, metadata={"help": "Pairwise reward model that compares answers."})
+    reward: list[str] = field(default_factory=list, metadata={"help": "Rewards of answers, by name."})
+    baseline: str | None = field(default=None, metadata={"help": "Model to compare with; unset, the first of model."})
+    sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature of answers; 0 is greedy."})
+    samples_per_prompt: int = field(default=1, metadata={"help": "Answers of each model to each prompt."})
+    max_completion_length: int = field(default=256, metadata={"help": "Tokens of an answer at most."})
+    limit: int | None = field(default=None, metadata={"help": "Rows of each task, and prompts: for trying out."})
     dtype: str = field(
         default="auto",
         metadata={"help": "Type of the weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},
     )
 
     def __post_init__(self):
-        if self.dataset is None and not self.tasks:
-            raise ValueError("nothing to measure: give --dataset (held-out text), --tasks (lm-eval), or both")
+        if self.dataset is None and self.prompts is None and not self.tasks:
+            raise ValueError(
+                "nothing to measure: give --dataset (held-out text), --tasks (lm-eval), --prompts (win-rate), or more"
+            )
+        self._check_preference()
         if self.dataset is None and self.teacher is not None:
             raise ValueError(f"teacher={self.teacher}: divergence is measured on held-out text: give --dataset too")
-        for name in ("max_length", "batch_size"):
+        for name in ("max_length", "batch_size", "samples_per_prompt", "max_completion_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
         if self.long_max_length is not None and self.long_max_length <= self.max_length:
@@ -66,8 +90,24 @@ class EvaluateArguments:
             )
         if self.limit is not None and self.limit < 2:
             raise ValueError(f"limit={self.limit}: a standard error needs at least 2 rows")
-        for name in ("model", "tasks"):
+        for name in ("model", "tasks", "reward"):
             values = getattr(self, name)
             repeated = sorted({value for value in values if values.count(value) > 1})
             if repeated:
                 raise ValueError(f"{name}: {', '.join(repeated)} given more than once")
+
+    def _check_preference(self):
+        if self.prompts is not None and self.reward_model is None and not self.reward:
+            raise ValueError(
+                f"prompts={self.prompts}: nothing ranks the answers: give --reward_model (a pairwise reward model), "
+                "--reward (exact_match, similarity, or a function of yours), or both"
+            )
+        for name in ("reward_model", "reward", "baseline"):
+            if self.prompts is None and getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)}: answers are compared on prompts: give --prompts too")
+        if not 0 <= self.sampling_temperature < math.inf:
+            raise ValueError(f"sampling_temperature={self.sampling_temperature}: give 0 (greedy) or more")
+        if self.sampling_temperature == 0 and self.samples_per_prompt > 1:
+            raise ValueError(
+                f"samples_per_prompt={self.samples_per_prompt}: at sampling_temperature=0 all answers are equal"
+            )

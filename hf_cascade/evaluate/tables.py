@@ -12,6 +12,16 @@ NOTES = """\
   pruning with them. What the models it was pruned from cost is not in them.
 """
 
+ANSWER_NOTES = """\
+- **win**: how often the model's answer is preferred to {baseline}'s to the same prompt, {samples} a prompt: by a reward
+  model the mean probability over both orders, by a reward the share of higher ones and half the equal ones. In brackets
+  the 95% interval over prompts drawn anew; 50% is no difference.
+- **loops**: answers cut off at {length:,} tokens inside an infinite loop. **cut off**: those cut off elsewhere.
+- **tokens**: mean length; **drift**: against the baseline.
+- **KL**: KL(model || {baseline}), nats, estimated on the model's own answers (sampled at temperature {temperature:g},
+  scored at 1). – where the tokenizers differ.
+"""
+
 
 def summary(results: dict) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the parent, then each child after its last stage."""
@@ -77,6 +87,24 @@ def tasks(results: dict) -> tuple[list[str], list[list[str]]]:
     return ["model", *names], rows
 
 
+def answers(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: every model's own answers, compared with the baseline's."""
+    first = results["models"][0]["preference"]
+    wins = list(dict.fromkeys(key for model in results["models"] for key in model["preference"]["wins"]))
+    header = ["model", *(f"win: {name}" for name in wins), *first["rewards"], "loops", "cut off", "tokens", "drift"]
+    rows = []
+    for model in results["models"]:
+        found = model["preference"]
+        base = model["name"] == results["comparison"]["baseline"]
+        row = [f"{model['name']} (baseline)" if base else model["name"]]
+        row += [win_rate(found["wins"].get(name)) for name in wins]
+        row += [fixed(value, 3) for value in found["rewards"].values()]
+        row += [share(found["loop_rate"]), share(found["truncated_rate"]), f"{found['tokens']:,.1f}"]
+        row.append(MISSING if base else f"{found['tokens_drift']:+,.1f} ({found['tokens_drift_percent']:+.1f}%)")
+        rows.append([*row, fixed(found["kl_response"], 3), fixed(found["kl_token"], 4)])
+    return [*header, "KL a response", "KL a token"], rows
+
+
 def report(results: dict, plots: list[str]) -> str:
     """report.md; `plots` are the names of the pictures beside it."""
     parts = [f"# {len(results['models'])} models, measured\n"]
@@ -94,16 +122,31 @@ def report(results: dict, plots: list[str]) -> str:
     if task_names(results):
         limited = f"\nOnly the first {results['limit']} rows of each task were run.\n" * bool(results["limit"])
         parts.append("## lm-eval\n\n" + markdown(*tasks(results)) + limited)
+    if results["comparison"]:
+        told = results["comparison"]
+        ranked = f" Ranked by {told['reward_model']}." * bool(told["reward_model"])
+        parts.append(
+            f"## Answers\n\n{told['rows']:,} prompts of {told['prompts']}.{ranked} "
+            f"All answers are in completions.jsonl.\n\n{markdown(*answers(results))}"
+        )
     parts.append("## Shapes\n\n" + markdown(*shapes(results)))
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in plots]
-    if heldout:
-        parts.append("## What the columns mean\n\n" + NOTES.format(max_length=heldout["max_length"]))
+    notes = NOTES.format(max_length=heldout["max_length"]) if heldout else ""
+    if told := results["comparison"]:
+        names = {"baseline": told["baseline"], "samples": told["samples_per_prompt"]}
+        names |= {"length": told["max_completion_length"], "temperature": told["sampling_temperature"]}
+        notes += ANSWER_NOTES.format(**names)
+    if notes:
+        parts.append("## What the columns mean\n\n" + notes)
     return "\n".join(parts)
 
 
 def summary_text(results: dict) -> str:
-    """The first table for a terminal."""
-    header, rows = summary(results)
+    """The first table, and that of the answers, for a terminal."""
+    return "\n\n".join(_text(*table(results)) for table in (summary, *[answers] * bool(results["comparison"])))
+
+
+def _text(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = []
     for row in [header, *rows]:
@@ -135,6 +178,13 @@ def score(task: dict | None) -> str:
     if task is None:
         return MISSING
     return fixed(task["value"], 3) + ("" if task["stderr"] is None else f" ± {fixed(task['stderr'], 3)}")
+
+
+def win_rate(win: dict | None) -> str:
+    """`62.5% [51.0, 73.2]`."""
+    if win is None or win["rate"] is None:
+        return MISSING
+    return f"{share(win['rate'])} [{100 * win['low']:.1f}, {100 * win['high']:.1f}]"
 
 
 def count(number: float | None) -> str:

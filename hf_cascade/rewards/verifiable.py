@@ -1,0 +1,76 @@
+"""Rewards that compare with a known answer, as TRL reward functions; and rewards by name (ours: paper silent)."""
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from hf_cascade.completions import text_of
+
+
+def exact_match(prompts: list, completions: list, answer: list[str | None], **columns) -> list[float | None]:
+    """
+    1 where a completion is its answer, else 0; thinking is left out, and runs of white space count as one space.
+
+    Args:
+        prompts (`list`): not looked at.
+        completions (`list`): text, or lists of messages, of which the last assistant message counts.
+        answer (`list[str | None]`): what is right; `None`: no reward.
+        **columns: not looked at.
+    """
+    pairs = zip(completions, answer, strict=True)
+    return [None if right is None else float(_words(text_of(given)) == _words(right)) for given, right in pairs]
+
+
+def similarity(prompts: list, completions: list, answer: list[str | None], **columns) -> list[float | None]:
+    """
+    How much of a completion and its answer is equal, 0 to 1: difflib's 2 * matching characters / all characters.
+
+    Takes the product of both lengths: for short answers. Arguments and white space as of [`exact_match`].
+    """
+    pairs = zip(completions, answer, strict=True)
+    return [None if right is None else _similarity(_words(text_of(given)), _words(right)) for given, right in pairs]
+
+
+def load_reward(name: str) -> Callable:
+    """
+    A reward function by name. A file or module that is named is executed.
+
+    Args:
+        name (`str`): `exact_match`, `similarity`, `package.module.function` or `path/to/file.py:function`.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    allowed = f"allowed are {', '.join(REWARDS)}, package.module.function and path/to/file.py:function"
+    if ".py:" in name:
+        file, _, function = name.rpartition(":")
+        if not Path(file).is_file():
+            raise ValueError(f"reward {name!r}: there is no file {file}; {allowed}")
+        spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        path, _, function = name.rpartition(".")
+        try:
+            module = importlib.import_module(path or name)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"reward {name!r}: {error}; {allowed}") from error
+    reward = getattr(module, function, None)
+    if not callable(reward):
+        raise ValueError(f"reward {name!r}: {module.__name__} has no function {function!r}; {allowed}")
+    return reward
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _similarity(given: str, right: str) -> float:
+    return difflib.SequenceMatcher(None, given, right, autojunk=False).ratio()
+
+
+REWARDS = {"exact_match": exact_match, "similarity": similarity}
