@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 
 from hf_cascade import assets
@@ -105,6 +106,29 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(assets.locate(model), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{model} has no tokenizer that opens: {str(error).splitlines()[0]}") from error
+
+
+def open_processing(model: str, rows) -> PreTrainedTokenizerBase | ProcessorMixin:
+    """
+    What turns `rows` to tokens for a model: its tokenizer, or its processor where the rows have images.
+
+    Args:
+        model (`str`): folder or Hub id.
+        rows (`Dataset` or `IterableDataset`): conversations or text.
+
+    Raises:
+        ValueError: there is none, or the model does not read the rows' images.
+    """
+    from hf_cascade.data.image_documents import check_processor, check_reads_images, image_column
+    from hf_cascade.data.image_text import load_processor
+
+    if image_column(rows) is None:
+        return load_tokenizer(model)
+    config = load_config(model)
+    check_reads_images(config, model)
+    processor = load_processor(model)
+    check_processor(processor, config)
+    return processor
 
 
 def local_weights(model: str) -> Path:

@@ -15,6 +15,7 @@ def main(training_args, cache_args, sft_args, model_args, mixture):
     import time
     from pathlib import Path
 
+    from hf_cascade.data.chat import follow_chat_settings
     from hf_cascade.data.conversations import load_conversations
     from hf_cascade.distill.cache import CachedTeacher
     from hf_cascade.distill.cache_fill import fill, verify
@@ -23,6 +24,7 @@ def main(training_args, cache_args, sft_args, model_args, mixture):
     from hf_cascade.distill.packed import CascadeSFTTrainer
     from hf_cascade.distill.teacher import LocalTeacher
     from hf_cascade.distill.trainer import load_teacher
+    from hf_cascade.loading import open_processing
 
     started = time.monotonic()
     folder, name = Path(training_args.output_dir), training_args.teacher_model_name_or_path
@@ -34,6 +36,7 @@ def main(training_args, cache_args, sft_args, model_args, mixture):
         training_args.output_dir = cache_args.verify  # the trainer makes this folder
     rows = load_conversations(mixture, field=training_args.dataset_text_field)
     kit = open_processing(model_args.model_name_or_path or name, rows)
+    follow_chat_settings(kit, rows, training_args)
     model = load_teacher(training_args, kit, attn_implementation=model_args.attn_implementation)
     identity = CacheIdentity.of(model, name, kit, cache_args.top_k)
     trainer = CascadeSFTTrainer(model, args=training_args, train_dataset=rows, processing_class=kit)
@@ -53,20 +56,6 @@ def main(training_args, cache_args, sft_args, model_args, mixture):
         finish(folder, identity, inputs, time.monotonic() - started)
     trainer.accelerator.wait_for_everyone()
     return 0
-
-
-def open_processing(source, rows):
-    """The tokenizer that the rows are made to tokens with; where they have images, the processor."""
-    from hf_cascade.data.image_documents import check_processor, check_reads_images, image_column
-    from hf_cascade.data.image_text import load_processor
-    from hf_cascade.loading import load_config, load_tokenizer
-
-    if image_column(rows) is None:
-        return load_tokenizer(source)
-    config, processor = load_config(source), load_processor(source)
-    check_reads_images(config, source)
-    check_processor(processor, config)
-    return processor
 
 
 def finish(folder, identity, inputs, seconds):

@@ -6,19 +6,25 @@
         --output_dir 14b-instruct
 
 with, in `sft.yaml`, TRL's `datasets:` block and settings: `assistant_only_loss`, `packing`, `use_peft`. Rows hold
-`messages`, `prompt` and `completion`, or `text`, and may have `images`. `--plain_sft true` trains on the next token
-alone, without a teacher. An adapter is merged into the saved model, and kept in `adapter/`. The same command resumes a
-stopped run.
+`messages`, `prompt` and `completion`, or `text`, and may have `tools` or `images`. Set `assistant_only_loss: true` with
+`messages`: unset, as in TRL, the user's words and tools' results are learnt too. `chat_template_path: mistral` is
+Mistral's template with tools and thinking, shipped here; a `.jinja` file is another; unset, the student's own stays.
+`--plain_sft true` trains on the next token alone, without a teacher. An adapter is merged into the saved model, and
+kept in `adapter/`. The same command resumes a stopped run.
 """
 
 
 def main(training_args, sft_args, model_args, mixture):
     from hf_cascade import stage
+    from hf_cascade.data.chat import follow_chat_settings, holds_chat
     from hf_cascade.data.conversations import load_conversations
+    from hf_cascade.data.image_documents import check_reads_images, image_column
     from hf_cascade.distill.config import TEACHER_FLAGS
+    from hf_cascade.distill.freezing import check_same_images
+    from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.distill.packed import CascadeSFTTrainer
     from hf_cascade.distill.trainer import CascadeDistillationTrainer, load_teacher
-    from hf_cascade.loading import load_config, load_model
+    from hf_cascade.loading import load_config, load_model, open_processing
 
     stage.check_output_dir(training_args.output_dir)
     student = model_args.model_name_or_path
@@ -36,7 +42,12 @@ def main(training_args, sft_args, model_args, mixture):
     if training_args.eval_strategy != "no" and held_out is None:
         raise ValueError(f"eval_strategy={training_args.eval_strategy.value} needs held-out rows: set test_split_size")
     config = load_config(student)
-    kit = open_processing(student, config, train, training_args.teacher_model_name_or_path)
+    if image_column(train) is not None:
+        check_reads_images(config, "student")
+        if training_args.teacher_model_name_or_path is not None:
+            check_same_images(config, load_config(training_args.teacher_model_name_or_path))
+    kit = open_processing(student, train)
+    follow_chat_settings(kit, train, training_args)
     adapter = open_adapter(model_args, config)
 
     dtype, attention = model_args.dtype or "float32", {"attn_implementation": model_args.attn_implementation}
@@ -49,54 +60,13 @@ def main(training_args, sft_args, model_args, mixture):
         trainer = CascadeDistillationTrainer(model, teacher, peft_config=adapter, **options)
 
     def complete(folder):
+        """The student's files, but for what the settings changed."""
         complete_folder(trainer, student, folder, dtype, config)
+        new_tokens = training_args.chat_template_path is not None or training_args.eos_token is not None
+        if new_tokens or not holds_chat(folder, trainer.processing_class):
+            trainer.processing_class.save_pretrained(folder)
 
     return stage.train(trainer, {"model_name_or_path": student, **teachers}, companions=complete)
-
-
-def open_processing(student, config, rows, teacher):
-    """The student's tokenizer; where the rows have images, its processor."""
-    from hf_cascade.data.image_documents import check_processor, check_reads_images, image_column
-    from hf_cascade.data.image_text import load_processor
-    from hf_cascade.distill.freezing import check_same_images
-    from hf_cascade.loading import load_config, load_tokenizer
-
-    if image_column(rows) is None:
-        return load_tokenizer(student)
-    check_reads_images(config, "student")
-    if teacher is not None:
-        check_same_images(config, load_config(teacher))
-    processor = load_processor(student)
-    check_processor(processor, config)
-    return processor
-
-
-def open_adapter(model_args, config):
-    """The adapter that TRL's flags describe, if any; it leaves a vision tower alone."""
-    from trl import get_peft_config
-
-    from hf_cascade.distill.merging import spare_vision_tower
-
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise ValueError(
-            "load_in_4bit and load_in_8bit are not supported: train an adapter on 16-bit or 32-bit weights"
-        )
-    adapter = get_peft_config(model_args)
-    if adapter is not None:
-        spare_vision_tower(adapter, config)
-    return adapter
-
-
-def complete_folder(trainer, student, folder, dtype, config):
-    """What the trainer does not save: an adapter merged, and the student's files, but for what the settings changed."""
-    from hf_cascade.distill.merging import merge_adapter
-    from hf_cascade.loading import copy_companions
-
-    if hasattr(trainer.model, "peft_config"):
-        trainer.model = merge_adapter(student, folder, dtype, config)  # the manifest describes this one
-    copy_companions(student, folder)
-    if trainer.args.chat_template_path is not None or trainer.args.eos_token is not None:
-        trainer.processing_class.save_pretrained(folder)
 
 
 def make_parser():

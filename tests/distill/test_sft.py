@@ -55,7 +55,11 @@ def place(tmp_path_factory) -> Path:
         kit.chat_template = tiny.CHAT
         kit.save_pretrained(folder / name)
     tiny.tokenizer("zyx").save_pretrained(folder / "other")
-    (folder / "other" / "config.json").write_text((folder / "teacher" / "config.json").read_text())
+    mute = tiny.tokenizer()
+    mute.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    mute.save_pretrained(folder / "mute")
+    for name in ("other", "mute"):
+        (folder / name / "config.json").write_text((folder / "teacher" / "config.json").read_text())
     for number in range(3):
         tiny.image(8 + 4 * number, 16, number).save(folder / f"{number}.png")
     write(folder / "talk.jsonl", [{"messages": talk(number)} for number in range(9)])
@@ -193,6 +197,65 @@ def test_without_a_teacher(place, sft):
     assert manifest.read(place / "plain")["config"]["plain_sft"] is True
 
 
+PARENT = "recipes/tiny/parent"  # a Ministral 3, whose tokenizer has Mistral's markers and no chat template
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+
+
+def tool_rows() -> list[dict]:
+    """Conversations with tools, whose arguments differ, and with thinking."""
+    rows = []
+    for number, arguments in enumerate(({"place": "sea"}, {"time": 3, "deep": [{"a": None}]}) * 2):
+        call = {"type": "function", "function": {"name": "look", "arguments": arguments}}
+        messages = [
+            {"role": "user", "content": f"What is there, {number}?"},
+            {"role": "assistant", "reasoning_content": "Let me look.", "content": "", "tool_calls": [call]},
+            {"role": "tool", "name": "look", "content": "a ship"},
+            {
+                "role": "assistant",
+                "content": [{"type": "thinking", "thinking": "So."}, {"type": "text", "text": "Ship."}],
+            },
+        ]
+        rows.append({"messages": messages, "tools": [TOOL]})
+    return rows
+
+
+@pytest.mark.parametrize("teacher", [None, PARENT])
+def test_tools_and_thinking(place, sft, monkeypatch, teacher):
+    write(place / "tools.jsonl", tool_rows())
+    seen, train = [], stage.train
+    monkeypatch.setattr(
+        stage, "train", lambda trainer, *args, **kwargs: seen.append(trainer) or train(trainer, *args, **kwargs)
+    )
+    out, flags = f"tools-{teacher is None}", {"plain_sft": teacher is None, "max_length": 256}
+    assert sft(out, "tools", PARENT, teacher, chat_template_path="mistral", **flags) == 0
+    kit = AutoTokenizer.from_pretrained(place / out)  # not the trainer's: what a later stage opens
+    written = (place / out / "chat_template.jinja").read_text()
+    assert written == assets.find("hf_cascade/data/templates/mistral.jinja").read_text()
+    for row, tokens in zip(tool_rows(), seen[0].train_dataset, strict=True):
+        calls = row["messages"][1]["tool_calls"]
+        arguments = json.dumps(calls[0]["function"]["arguments"])
+        answers = [f"[THINK]Let me look.[/THINK][TOOL_CALLS]look[ARGS]{arguments}</s>", "[THINK]So.[/THINK]Ship.</s>"]
+        ids, labels = tokens["input_ids"], tokens["labels"]
+        assert kit.decode([token for token in labels if token != -100]) == "".join(answers)
+        assert [token for token, label in zip(ids, labels, strict=True) if label != -100] == [
+            label for label in labels if label != -100
+        ]
+        prompt = kit.apply_chat_template(row["messages"][:1], tools=row["tools"], return_dict=False)
+        assert ids[: len(prompt)] == prompt and f"[AVAILABLE_TOOLS]{json.dumps([TOOL])}" in kit.decode(prompt)
+        message = kit.parse_response(kit(answers[0], add_special_tokens=False)["input_ids"], prefix=prompt)
+        assert message == {"role": "assistant", "reasoning_content": "Let me look.", "tool_calls": calls}
+    assert manifest.read(place / out)["config"]["chat_template_path"] == "mistral"
+
+
+def test_later_stage_finds_the_template(place, sft):
+    write(place / "tools.jsonl", tool_rows())
+    flags = {"teacher": None, "plain_sft": True, "max_length": 256, "max_steps": 1}
+    assert sft("first", "tools", PARENT, chat_template_path="mistral", **flags) == 0
+    assert sft("second", "tools", "first", **flags) == 0
+    for name in ("chat_template.jinja", "tokenizer_config.json", "tokenizer.json"):
+        assert (place / "first" / name).read_bytes() == (place / "second" / name).read_bytes()
+
+
 # --- stopped runs
 
 
@@ -271,6 +334,9 @@ def test_killed_after_the_last_step_trains_no_further(place, sft, monkeypatch, k
         ({"load_in_4bit": True}, "load_in_4bit and load_in_8bit are not supported"),
         ({"rows": "pairs"}, "assistant_only_loss=True.*not conversational"),
         ({"rows": "nothing"}, "nothing.jsonl"),
+        ({"model": "other"}, "the tokenizer of other has no chat template.*set chat_template_path to mistral"),
+        ({"model": "mute"}, "the chat template of mute does not say which tokens are the assistant's.*generation"),
+        ({"chat_template_path": "none.jinja"}, "chat template none.jinja: allowed are mistral .shipped."),
     ],
 )
 def test_refusals(place, sft, flags, message):
