@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import yaml
 from accelerate import PartialState
+from jinja2 import TemplateError
 from transformers import GenerationConfig, TrainerCallback
 
 from hf_cascade import assets, manifest
@@ -38,7 +39,7 @@ def run_script(main, parse) -> None:
     try:
         find_config(sys.argv)
         sys.exit(main(*parse()))
-    except (ValueError, OSError, FloatingPointError) as error:  # OSError: a missing file, a full disk
+    except (ValueError, OSError, FloatingPointError, TemplateError) as error:  # OSError: a missing file, a full disk
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
         print(f"hf-cascade: error: {error}", file=sys.stderr)
