@@ -5,9 +5,57 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class EvaluateArguments:
+class AnswerArguments:
     """
-    Parameters of `hf-cascade evaluate`.
+    Parameters of `hf-cascade evaluate` that control what models answer to prompts, and who compares the answers.
+
+    Args:
+        prompts (`str`, *optional*): prompts that every model answers: a `.jsonl`, `.json`, `.parquet` or `.csv` file
+            (also `.gz`), or a dataset's Hub id, with a column `prompt`, text or messages, and columns for `reward`.
+        reward_model (`str`, *optional*): pairwise reward model that compares the answers with the baseline's.
+        reward (`list[str]`, *optional*): rewards of the answers: `exact_match` or `similarity` to a column `answer`,
+            `package.module.function`, or `path/to/file.py:function`, which is executed.
+        baseline (`str`, *optional*): model whose answers the others are compared with; unset, the first of `model`.
+            It is measured too.
+        sampling_temperature (`float`, *optional*, defaults to `0.7`): of the answers (paper section 4); 0 takes
+            the likeliest token.
+        samples_per_prompt (`int`, *optional*, defaults to `1`): answers of each model to each prompt.
+        max_completion_length (`int`, *optional*, defaults to `256`): tokens of an answer at most; TRL's default for
+            online training.
+        loop_min_tokens (`int`, *optional*, defaults to `64`): an answer that never ends is an infinite loop when it
+            repeats itself over so many last tokens. Ours, as in Online DPO.
+    """
+
+    prompts: str | None = field(default=None, metadata={"help": "Prompts to answer: a file or dataset id."})
+    reward_model: str | None = field(default=None, metadata={"help": "Pairwise reward model that compares answers."})
+    reward: list[str] = field(default_factory=list, metadata={"help": "Rewards of answers, by name."})
+    baseline: str | None = field(default=None, metadata={"help": "Model to compare with; unset, the first of model."})
+    sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature of answers; 0 is greedy."})
+    samples_per_prompt: int = field(default=1, metadata={"help": "Answers of each model to each prompt."})
+    max_completion_length: int = field(default=256, metadata={"help": "Tokens of an answer at most."})
+    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats of a loop must cover."})
+
+    def _check_preference(self):
+        if self.prompts is not None and self.reward_model is None and not self.reward:
+            raise ValueError(
+                f"prompts={self.prompts}: nothing ranks the answers: give --reward_model (a pairwise reward model), "
+                "--reward (exact_match, similarity, or a function of yours), or both"
+            )
+        for name in ("reward_model", "reward", "baseline"):
+            if self.prompts is None and getattr(self, name):
+                raise ValueError(f"{name}={getattr(self, name)}: answers are compared on prompts: give --prompts too")
+        if not 0 <= self.sampling_temperature < math.inf:
+            raise ValueError(f"sampling_temperature={self.sampling_temperature}: give 0 (greedy) or more")
+        if self.sampling_temperature == 0 and self.samples_per_prompt > 1:
+            raise ValueError(
+                f"samples_per_prompt={self.samples_per_prompt}: at sampling_temperature=0 all answers are equal"
+            )
+
+
+@dataclass(kw_only=True)
+class EvaluateArguments(AnswerArguments):
+    """
+    All parameters of `hf-cascade evaluate`.
 
     Args:
         model (`list[str]`): models to measure, folders or Hub ids. Give all stages of a child to see each one's part.
@@ -26,18 +74,6 @@ class EvaluateArguments:
         tasks_path (`str`, *optional*, defaults to `"evals/tasks/tiny"`): folder of task YAMLs.
         final_only (`bool`, *optional*, defaults to `False`): the long window and the tasks, which take most of the
             time, are left out for models that are an earlier stage of another one.
-        prompts (`str`, *optional*): prompts that every model answers: a `.jsonl`, `.json`, `.parquet` or `.csv` file
-            (also `.gz`), or a dataset's Hub id, with a column `prompt`, text or messages, and columns for `reward`.
-        reward_model (`str`, *optional*): pairwise reward model that compares the answers with the baseline's.
-        reward (`list[str]`, *optional*): rewards of the answers: `exact_match` or `similarity` to a column `answer`,
-            `package.module.function`, or `path/to/file.py:function`, which is executed.
-        baseline (`str`, *optional*): model whose answers the others are compared with; unset, the first of `model`.
-            It is measured too.
-        sampling_temperature (`float`, *optional*, defaults to `0.7`): of the answers (paper section 4); 0 takes
-            the likeliest token.
-        samples_per_prompt (`int`, *optional*, defaults to `1`): answers of each model to each prompt.
-        max_completion_length (`int`, *optional*, defaults to `256`): tokens of an answer at most; TRL's default for
-            online training.
         limit (`int`, *optional*): rows of each task, and prompts. For trying things out: such scores are not
             comparable.
         dtype (`str`, *optional*, defaults to `"auto"`): type of the weights while measuring; `auto` is the
@@ -60,13 +96,6 @@ class EvaluateArguments:
     final_only: bool = field(
         default=False, metadata={"help": "No long window and no tasks for earlier stages of another model."}
     )
-    prompts: str | None = field(default=None, metadata={"help": "Prompts to answer: a file or dataset id."})
-    reward_model: str | None = field(default=None, metadata={"help": "Pairwise reward model that compares answers."})
-    reward: list[str] = field(default_factory=list, metadata={"help": "Rewards of answers, by name."})
-    baseline: str | None = field(default=None, metadata={"help": "Model to compare with; unset, the first of model."})
-    sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature of answers; 0 is greedy."})
-    samples_per_prompt: int = field(default=1, metadata={"help": "Answers of each model to each prompt."})
-    max_completion_length: int = field(default=256, metadata={"help": "Tokens of an answer at most."})
     limit: int | None = field(default=None, metadata={"help": "Rows of each task, and prompts: for trying out."})
     dtype: str = field(
         default="auto",
@@ -81,7 +110,7 @@ class EvaluateArguments:
         self._check_preference()
         if self.dataset is None and self.teacher is not None:
             raise ValueError(f"teacher={self.teacher}: divergence is measured on held-out text: give --dataset too")
-        for name in ("max_length", "batch_size", "samples_per_prompt", "max_completion_length"):
+        for name in ("max_length", "batch_size", "samples_per_prompt", "max_completion_length", "loop_min_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
         if self.long_max_length is not None and self.long_max_length <= self.max_length:
@@ -95,19 +124,3 @@ class EvaluateArguments:
             repeated = sorted({value for value in values if values.count(value) > 1})
             if repeated:
                 raise ValueError(f"{name}: {', '.join(repeated)} given more than once")
-
-    def _check_preference(self):
-        if self.prompts is not None and self.reward_model is None and not self.reward:
-            raise ValueError(
-                f"prompts={self.prompts}: nothing ranks the answers: give --reward_model (a pairwise reward model), "
-                "--reward (exact_match, similarity, or a function of yours), or both"
-            )
-        for name in ("reward_model", "reward", "baseline"):
-            if self.prompts is None and getattr(self, name):
-                raise ValueError(f"{name}={getattr(self, name)}: answers are compared on prompts: give --prompts too")
-        if not 0 <= self.sampling_temperature < math.inf:
-            raise ValueError(f"sampling_temperature={self.sampling_temperature}: give 0 (greedy) or more")
-        if self.sampling_temperature == 0 and self.samples_per_prompt > 1:
-            raise ValueError(
-                f"samples_per_prompt={self.samples_per_prompt}: at sampling_temperature=0 all answers are equal"
-            )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_cascade import assets
-from hf_cascade.completions import without_thinking
+from hf_cascade.completions import LoopRule, without_thinking
 from hf_cascade.evaluate import preference_figures as figures
 from hf_cascade.evaluate.config import EvaluateArguments
 from hf_cascade.evaluate.preference_samples import Response, load_prompts, log_probs, prompt_tokens, sample
@@ -72,6 +72,7 @@ class Preference:
             flags.samples_per_prompt,
             flags.batch_size,
             report,
+            LoopRule(min_tokens=flags.loop_min_tokens),
         )
         if self.same_tokenizer[name]:
             for response, value in zip(responses, log_probs(model, responses, flags.batch_size), strict=True):

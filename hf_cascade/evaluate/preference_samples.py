@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hf_cascade import assets
-from hf_cascade.completions import is_looping
+from hf_cascade.completions import LoopRule, is_looping
 from hf_cascade.data.text_files import BUILDERS
 from hf_cascade.evaluate.heldout import CHUNK_BYTES, CHUNK_ROWS, IGNORED, Scorer, Windows
 
+LOOPS = LoopRule()
 SEED = 0  # ours
 THINKING = "think"  # special tokens with it in their name stay in the text, for what removes thinking
 
@@ -99,6 +100,7 @@ def sample(
     per_prompt: int,
     batch_size: int,
     report: Callable[[float], None],
+    loop_rule: LoopRule = LOOPS,
 ) -> list[Response]:
     """
     A model's responses: plain sampling, whatever its generation config says, from one seed.
@@ -112,6 +114,7 @@ def sample(
         per_prompt (`int`): responses to each prompt.
         batch_size (`int`): responses at once.
         report (`Callable[[float], None]`): called with the share that is done.
+        loop_rule (`LoopRule`, *optional*): what counts as an infinite loop.
 
     Returns:
         `list[Response]`: those to the first prompt, then those to the second, ...
@@ -136,7 +139,7 @@ def sample(
         mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in batch], device=model.device)
         answers_BT = model.generate(input_ids=inputs_BT, attention_mask=mask_BT)[:, width:].tolist()
         for place, answer in zip(places, answers_BT, strict=True):
-            responses[place] = _response(rows[place], prompts[rows[place]], answer, ends, tokenizer)
+            responses[place] = _response(rows[place], prompts[rows[place]], answer, ends, tokenizer, loop_rule)
         report((start + len(places)) / len(order))
     return responses
 
@@ -178,10 +181,10 @@ def _windows(responses: list[Response]) -> Windows:
     return _ResponseWindows(inputs_BT, torch.tensor(labels), width, len(rows), 0)
 
 
-def _response(row: int, prompt: list[int], answer: list[int], ends: set[int], tokenizer) -> Response:
+def _response(row: int, prompt: list[int], answer: list[int], ends: set[int], tokenizer, rule=LOOPS) -> Response:
     end = next((place for place, id_ in enumerate(answer) if id_ in ends), None)
     token_ids = answer if end is None else answer[: end + 1]
-    looped = is_looping(token_ids, None, ends)
+    looped = is_looping(token_ids, None, ends, rule)
     text = tokenizer.decode(token_ids)
     for token in tokenizer.all_special_tokens:
         text = text if THINKING in token.lower() else text.replace(token, "")
