@@ -14,42 +14,50 @@ at every evaluation. An adapter is merged into the saved model, and kept in `ada
 
 
 def main(training_args, odpo_args, model_args, mixture):
-    from hf_cascade.rewards.verifiable import load_reward
+    from trl.data_utils import is_conversational
 
     from hf_cascade import stage
+    from hf_cascade.data.chat import prepare_chat
     from hf_cascade.data.prompts import load_prompts
     from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.loading import load_config, load_model, open_processing
     from hf_cascade.odpo.report import write_report
     from hf_cascade.odpo.trainer import CascadeODPOTrainer
+    from hf_cascade.rewards.verifiable import load_reward
 
     stage.check_output_dir(training_args.output_dir)
     policy = model_args.model_name_or_path
     if policy is None:
         raise ValueError("give model_name_or_path (the policy)")
-    judge = check_judge(odpo_args)
+    inputs = {"model_name_or_path": policy, **check_judge(odpo_args)}
     train, held_out = (load_prompts(mixture, part) for part in ("train", "test"))
     if training_args.eval_strategy != "no" and held_out is None:
         raise ValueError(f"eval_strategy={training_args.eval_strategy.value} needs held-out rows: set test_split_size")
     config = load_config(policy)
-    kit = open_processing(policy, config, train)
+    kit = open_processing(policy, train)
+    if is_conversational(next(iter(train))):
+        prepare_chat(kit, odpo_args.chat_template_path)
+    adapter, judge = open_adapter(model_args, config), open_judge(odpo_args)
+    tools = [load_reward(name) for name in odpo_args.tools or []] or None
     dtype = model_args.dtype or "float32"
     trainer = CascadeODPOTrainer(
         load_model(policy, dtype, config, attn_implementation=model_args.attn_implementation),
-        open_judge(odpo_args),
+        judge,
         args=training_args,
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=kit,
-        peft_config=open_adapter(model_args, config),
-        tools=[load_reward(name) for name in odpo_args.tools or []] or None,
+        peft_config=adapter,
+        tools=tools,
     )
 
     def complete(folder):
         complete_folder(trainer, policy, folder, dtype, config)
+        if odpo_args.chat_template_path is not None:
+            kit.save_pretrained(folder)
         return write_report(trainer.state.log_history, folder)
 
-    return stage.train(trainer, {"model_name_or_path": policy, **judge}, companions=complete)
+    return stage.train(trainer, inputs, companions=complete)
 
 
 def check_judge(odpo_args) -> dict[str, str]:

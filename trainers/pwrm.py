@@ -13,6 +13,7 @@ is merged into the saved model, and kept in `adapter/`. The same command resumes
 def main(training_args, pairwise_args, model_args, mixture):
     from hf_cascade import stage
     from hf_cascade.data.documents import load_mixture
+    from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.loading import load_config, load_model, load_tokenizer
     from hf_cascade.rewards.pairs import check_columns
 
@@ -44,7 +45,8 @@ def main(training_args, pairwise_args, model_args, mixture):
 
     def complete(folder):
         complete_folder(trainer, student, folder, dtype, config)
-        trainer.output.metrics["calibration"] = {**calibrate(trainer, folder, fit, report), "trained": trainer.counts}
+        trainer.comparison.save_pretrained(folder)  # a student that is a reward model has its own
+        return {"calibration": {**calibrate(trainer, folder, fit, report), "trained": trainer.counts}}
 
     return stage.train(trainer, {"model_name_or_path": student}, companions=complete)
 
@@ -55,12 +57,7 @@ def make_trainer_class():
     from hf_cascade.rewards.trainer import CascadePairwiseTrainer
 
     class PairwiseTrainer(CascadePairwiseTrainer, CascadeSFTTrainer):
-        output = None
-
-        def train(self, *args, **kwargs):
-            """As the base; keeps what it returns, whose metrics go to the manifest."""
-            self.output = super().train(*args, **kwargs)
-            return self.output
+        pass
 
     return PairwiseTrainer
 
@@ -98,33 +95,6 @@ def calibrate(trainer, folder, fit, report):
     if not all(different):
         raise ValueError("the held-out pairs are of equal responses: hold out more")
     return calibration.calibrate(model, *different, folder)
-
-
-def open_adapter(model_args, config):
-    """The adapter that TRL's flags describe, if any; it leaves a vision tower alone."""
-    from trl import get_peft_config
-
-    from hf_cascade.distill.merging import spare_vision_tower
-
-    if model_args.load_in_4bit or model_args.load_in_8bit:
-        raise ValueError(
-            "load_in_4bit and load_in_8bit are not supported: train an adapter on 16-bit or 32-bit weights"
-        )
-    adapter = get_peft_config(model_args)
-    if adapter is not None:
-        spare_vision_tower(adapter, config)
-    return adapter
-
-
-def complete_folder(trainer, student, folder, dtype, config):
-    """What the trainer does not save: an adapter merged, and the student's files; the comparison is ours again."""
-    from hf_cascade.distill.merging import merge_adapter
-    from hf_cascade.loading import copy_companions
-
-    if hasattr(trainer.model, "peft_config"):
-        trainer.model = merge_adapter(student, folder, dtype, config)  # the manifest describes this one
-    copy_companions(student, folder)
-    trainer.comparison.save_pretrained(folder)  # a student that is a reward model has its own
 
 
 def make_parser():
