@@ -20,6 +20,7 @@ WITHOUT_EFFECT = (
     "off_policy_mask_threshold",
     "entropy_coef",
     "use_adaptive_entropy",
+    "router_aux_loss_coef",
 )
 
 
@@ -88,7 +89,7 @@ class CascadeODPOConfig(GRPOConfig):
         self._check_fixed()
         self._check_values()
         self._check_batches()
-        if "temperature" in (self.generation_kwargs or {}):
+        if (self.generation_kwargs or {}).get("temperature", self.sampling_temperature) != self.sampling_temperature:
             raise ValueError("generation_kwargs has a temperature: set sampling_temperature instead")
 
     def _check_fixed(self) -> None:
@@ -113,6 +114,10 @@ class CascadeODPOConfig(GRPOConfig):
         for name in ("beta", "sampling_temperature", "reward_scale", "tool_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        if any(weight < 0 for weight in self.reward_weights or []):
+            raise ValueError(
+                f"reward_weights={self.reward_weights}: must not be negative, win probabilities are averaged"
+            )
         for name in ("tool_max_characters", "max_barren_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -141,7 +146,7 @@ class CascadeODPOConfig(GRPOConfig):
                 f"{self.gradient_accumulation_steps}: the weights are those of the policy that wrote the responses, so "
                 "the second must be a multiple of the first"
             )
-        if self.eval_strategy != "no" and self.per_device_eval_batch_size % 2:
+        if self.per_device_eval_batch_size % 2:
             raise ValueError(f"per_device_eval_batch_size={self.per_device_eval_batch_size}: must be even")
 
     @property
@@ -162,6 +167,8 @@ class ODPOArguments:
         judge_model (`str`, *optional*): that model's name.
         reward_funcs (`list[str]`, *optional*): TRL reward functions instead: names or dotted paths.
         tools (`list[str]`, *optional*): functions the policy may call, as dotted paths or `file.py:function`.
+        chat_template_path (`str`, *optional*):
+            For a policy without a chat template, or instead of its own: `mistral` (shipped), or a `.jinja` file.
     """
 
     reward_model: str | None = field(default=None, metadata={"help": "Folder of a pairwise reward model."})
@@ -170,3 +177,4 @@ class ODPOArguments:
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
     reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
     tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
+    chat_template_path: str | None = field(default=None, metadata={"help": "Chat template instead of the policy's."})

@@ -1,5 +1,6 @@
 """The win-rate of a policy in training against the policy it started from, on held-out prompts."""
 
+import contextlib
 import copy
 import hashlib
 from collections import defaultdict
@@ -78,7 +79,7 @@ class StartingAnswers:
         """Let the starting policy answer; the metrics of generation stay those of today's policy."""
         trainer = self.trainer
         metrics, masks = copy.deepcopy(trainer._metrics["eval"]), trainer._tool_masks
-        with trainer.starting_policy():
+        with trainer.starting_policy(), _drawing_alone(trainer.args.seed, trainer.accelerator):
             _, completion_ids, tool_masks, completions, *_ = trainer._generate(prompts)
         trainer._metrics["eval"], trainer._tool_masks = metrics, masks
         answers = [without_thinking(part) for part in completions] if trainer.args.strip_thinking else completions
@@ -88,6 +89,15 @@ class StartingAnswers:
         if not self._warned:
             logger.warning(f"No win-rate against the starting policy: it cannot answer again with {reason}.")
         self._warned = True
+
+
+@contextlib.contextmanager
+def _drawing_alone(seed: int, accelerator):
+    """Random numbers of their own, the same in a resumed run; training's stay as if nothing had been drawn."""
+    device = accelerator.device
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed + accelerator.process_index)
+        yield
 
 
 def _interleave(ours: list, theirs: list) -> list:

@@ -7,6 +7,7 @@ import contextlib
 
 import torch
 from accelerate.utils import gather, gather_object
+from datasets import Dataset
 from torch import Tensor
 from transformers import ProcessorMixin
 from trl import GRPOTrainer
@@ -14,11 +15,13 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid, use_adapter
 
 from hf_cascade.completions import is_looping, without_thinking
+from hf_cascade.data.chat import ragged_prompts
 from hf_cascade.distill.freezing import freeze_vision_tower
 from hf_cascade.odpo.config import CascadeODPOConfig
 from hf_cascade.odpo.judging import Judgement, judge, win_probabilities
 from hf_cascade.odpo.loss import pair_loss, row_weights
 from hf_cascade.odpo.progress import StartingAnswers
+from hf_cascade.odpo.seams import check_seams
 from hf_cascade.odpo.tools import ToolLimits
 from hf_cascade.rewards.preference import PairwisePreference
 
@@ -71,22 +74,24 @@ class CascadeODPOTrainer(GRPOTrainer):
     def __init__(self, model, reward_funcs=None, args: CascadeODPOConfig | None = None, tools=None, **kwargs):
         if not isinstance(args, CascadeODPOConfig):
             raise ValueError(f"args is {type(args).__name__}: give a CascadeODPOConfig")
+        check_seams()
         _check_reference(model, kwargs.get("peft_config"))
+        _check_prompts(kwargs.get("train_dataset"), args, tools)
         self.tool_limits = ToolLimits(args.tool_seconds, args.tool_max_characters)
         tools = [self.tool_limits.wrap(tool) for tool in tools or []] or None
         args.generation_kwargs = {"temperature": args.sampling_temperature, **(args.generation_kwargs or {})}
         super().__init__(model, reward_funcs, args=args, tools=tools, **kwargs)
         if isinstance(self.processing_class, ProcessorMixin):
-            _leave_prompts_ragged(self.processing_class)
+            ragged_prompts(self.processing_class)
+            for one in (self.model, self.ref_model):
+                if one is not None:
+                    one.register_forward_pre_hook(_drop_no_images, with_kwargs=True)
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)
-        for reward in self.reward_funcs:
-            if isinstance(reward, PairwisePreference) and hasattr(reward, "to"):
-                reward.to(self.accelerator.device)
         self._pairwise_F = torch.tensor([isinstance(reward, PairwisePreference) for reward in self.reward_funcs])
         self._judgement: Judgement | None = None
         self._tool_masks: list | None = None
-        self._barren = 0
+        self._barren = self._timeouts = 0
         self.start = StartingAnswers(self)
 
     # --- responses ---------------------------------------------------------------------------------------------------
@@ -154,7 +159,10 @@ class CascadeODPOTrainer(GRPOTrainer):
     def probabilities(self, rewards_NF: Tensor) -> Tensor:
         """P(first preferred) of every pair, from the rewards of its two responses."""
         pairwise_F = self._pairwise_F.to(rewards_NF.device)
-        return win_probabilities(rewards_NF, self.reward_weights, pairwise_F, self.args.reward_scale)
+        probability_P = win_probabilities(rewards_NF, self.reward_weights, pairwise_F, self.args.reward_scale)
+        if ((probability_P < 0) | (probability_P > 1)).any():
+            raise ValueError(f"a pairwise reward gave {probability_P.tolist()}: probabilities are from 0 to 1")
+        return probability_P
 
     def find_loops(self, completion_ids: list[list[int]], tool_masks: list | None) -> list[bool]:
         """Whether each response never ended and repeats itself, in what the policy wrote last."""
@@ -177,7 +185,8 @@ class CascadeODPOTrainer(GRPOTrainer):
         if judgement.keep_P.any():
             metrics["odpo/winner_longer_tokens"].append(differences_P[judgement.keep_P].float().mean().item())
         if self.tools:
-            metrics["odpo/tool_timeouts"].append(float(sum(gather_object([self.tool_limits.counts["timeouts"]]))))
+            before, self._timeouts = self._timeouts, self.tool_limits.counts["timeouts"]
+            metrics["odpo/tool_timeouts"].append(float(sum(gather_object([self._timeouts - before]))))
         probabilities = self._of_this_process(judgement.probability_P).repeat_interleave(2)
         first_row = torch.arange(len(probabilities), device=probabilities.device) % 2 == 0
         self._log_completion_extra("looped", looping)
@@ -200,12 +209,12 @@ class CascadeODPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         """As the base, with what each pair teaches: its win probability, whether it counts, and how many do."""
-        output = super()._generate_and_score_completions(inputs)
+        output = super()._generate_and_score_completions(_list_images(inputs))
         judgement = self._judgement
         output["win_probability"] = self._of_this_process(judgement.probability_P).repeat_interleave(2)
         output["keep"] = self._of_this_process(judgement.keep_P).repeat_interleave(2)
         output["num_pairs"] = judgement.keep_P.sum()
-        if self.args.loss_form == "weight":
+        if self.args.loss_form == "weight" and self.model.training:
             output["weight"], output["pair_loss"] = self._weigh(output)
         return output
 
@@ -233,13 +242,14 @@ class CascadeODPOTrainer(GRPOTrainer):
             ratios_N, _, _ = self._log_ratios(self.model, batch, batch_size=rows)
         difference_P, probability_P = ratios_N[0::2] - ratios_N[1::2], batch["win_probability"][0::2]
         settings = (difference_P, probability_P, self.args.beta, self.args.rescale_beta)
+        self._log_margins(difference_P, probability_P, batch["keep"][0::2])
         weights_N = row_weights(*settings).flatten() * batch["keep"]
         return weights_N, pair_loss(*settings).repeat_interleave(2) * batch["keep"] / 2
 
     def _compute_loss(self, model, inputs):
         """The pairs' mean loss over all processes and accumulated micro-batches; dropped pairs count nowhere."""
         ratios_B, mask_BT, entropies_BT = self._log_ratios(model, inputs, compute_entropy=True)
-        if "weight" in inputs and self.model.training:
+        if "weight" in inputs:
             loss_B = inputs["weight"] * ratios_B
             loss_B = loss_B + (inputs["pair_loss"] - loss_B).detach()  # the pair's own value, the weight's gradient
         else:
@@ -248,10 +258,12 @@ class CascadeODPOTrainer(GRPOTrainer):
             loss_B = pair_loss(difference_P, probability_P, self.args.beta, self.args.rescale_beta) * keep_P
             self._log_margins(difference_P.detach(), probability_P, keep_P)
         self._log_tokens(ratios_B.detach(), mask_BT, entropies_BT.detach())
-        pairs = inputs["num_pairs"].clamp(min=1) / self.accelerator.num_processes  # over which gradients are averaged
-        if self.model.training:  # a generation batch spans `steps_per_generation` micro-batches
-            pairs = pairs * self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        return loss_B.sum() / pairs
+        pairs = inputs["num_pairs"].clamp(min=1)
+        if not self.model.training:  # of all processes: accelerate would keep the first one's alone
+            return self.accelerator.reduce(loss_B.sum(), reduction="sum") / pairs
+        # Gradients are averaged over processes, and a generation batch spans `steps_per_generation` micro-batches.
+        micro_batches = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+        return loss_B.sum() / pairs * self.accelerator.num_processes * micro_batches
 
     def _log_margins(self, difference_P: Tensor, probability_P: Tensor, keep_P: Tensor) -> None:
         """Beta times the log-ratio by which the likelier winner leads, and how often it leads."""
@@ -298,7 +310,29 @@ def _check_reference(model, peft_config) -> None:
         )
 
 
-def _leave_prompts_ragged(processor: ProcessorMixin) -> None:
-    """Pixtral's processor forces tensors, which prompts of unequal length do not make; this instance no longer does."""
-    forced = getattr(processor, "text_kwargs", None) or {}
-    processor.text_kwargs = {key: value for key, value in forced.items() if key != "return_tensors"}
+def _check_prompts(prompts, args: CascadeODPOConfig, tools) -> None:
+    """What the base would find out after it generated, or never: its sampler drops a generation batch not full."""
+    needed = args.generation_batch_size // 2
+    if isinstance(prompts, Dataset) and len(prompts) < needed:
+        raise ValueError(
+            f"{len(prompts)} prompts, and one generation batch takes {needed}: give more prompts, or lower "
+            "per_device_train_batch_size or steps_per_generation (gradient_accumulation_steps by default)"
+        )
+    if tools and isinstance(prompts, Dataset) and isinstance(prompts[0].get("prompt"), str):
+        raise ValueError('tools need prompts of messages, and they are text: [{"role": "user", "content": ...}]')
+
+
+def _list_images(rows: list[dict]) -> list[dict]:
+    """Rows without an image have an empty list; with `None` the base asks the processor for images in a text batch."""
+    if "images" in rows[0]:
+        return [{**row, "images": row["images"] or []} for row in rows]
+    if "image" in rows[0]:
+        return [{**row, "images": [] if row["image"] is None else [row["image"]]} for row in rows]
+    return rows
+
+
+def _drop_no_images(model, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """A forward hook: a micro-batch without images has none, rather than pixels of no image, on which models fail."""
+    return args, {
+        name: value for name, value in kwargs.items() if not (isinstance(value, Tensor) and not value.numel())
+    }
