@@ -11,7 +11,11 @@ _MODULES = {
     "CascadeODPOConfig": "hf_cascade.odpo.config",
     "CascadeODPOTrainer": "hf_cascade.odpo.trainer",
     "CascadeSFTTrainer": "hf_cascade.distill.packed",
+    "CascadePairwiseTrainer": "hf_cascade.rewards.trainer",
     "ChildShape": "hf_cascade.shape",
+    "GenerativeJudge": "hf_cascade.rewards.judge",
+    "PairwisePreference": "hf_cascade.rewards.preference",
+    "PairwiseRewardModel": "hf_cascade.rewards.pairwise",
     "PruneConfig": "hf_cascade.prune.config",
     "extend_context": "hf_cascade.context",
     "prune_model": "hf_cascade.prune.model",
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
     from hf_cascade.odpo.trainer import CascadeODPOTrainer as CascadeODPOTrainer
     from hf_cascade.prune.config import PruneConfig as PruneConfig
     from hf_cascade.prune.model import prune_model as prune_model
+    from hf_cascade.rewards.judge import GenerativeJudge as GenerativeJudge
+    from hf_cascade.rewards.pairwise import PairwiseRewardModel as PairwiseRewardModel
+    from hf_cascade.rewards.preference import PairwisePreference as PairwisePreference
+    from hf_cascade.rewards.trainer import CascadePairwiseTrainer as CascadePairwiseTrainer
     from hf_cascade.shape import ChildShape as ChildShape
 
 

@@ -17,6 +17,14 @@ def test_the_result_tables_are_the_reports():
     assert not [row for row in rows if row not in report]
 
 
+def test_the_instruct_table_is_its_reports():
+    report = assets.find("recipes/tiny/results/instruct/report.md").read_text().splitlines()
+    block = README.partition("<!-- instruct -->")[2].partition("<!-- /instruct -->")[0]
+    rows = [line for line in block.splitlines() if line.startswith("|")]
+    assert len(rows) == 5
+    assert not [row for row in rows if row not in report]
+
+
 def test_pictures_and_linked_files_exist():
     named = re.findall(r"\]\((?!http)([^)]+)\)", README)
     assert named and all((ROOT / name).exists() for name in named), named

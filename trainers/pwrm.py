@@ -1,4 +1,4 @@
-"""Train and calibrate a pairwise reward model (PWRM), which ranks the responses of online DPO (paper section 3.2.2).
+"""Train and calibrate a pairwise reward model (PWRM), which ranks the responses of online DPO (paper section 4).
 
     accelerate launch trainers/pwrm.py --config pwrm.yaml --model_name_or_path 14b-sft --output_dir 14b-pwrm
 

@@ -1,4 +1,4 @@
-"""Temperature and calibration of win probabilities (paper section 3.2.2: the reward model is calibrated)."""
+"""Temperature and calibration of win probabilities (paper section 4: the reward model is calibrated)."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Pairs of responses as text, read from TRL's preference rows and from rows with a soft label (paper section 3.2.2)."""
+"""Pairs of responses as text, read from TRL's preference rows and from rows with a soft label (paper section 4)."""
 
 import json
 import math

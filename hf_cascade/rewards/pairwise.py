@@ -1,4 +1,4 @@
-"""`PairwiseRewardModel`: scores pairs of responses with the two label tokens' logits (paper section 3.2.2)."""
+"""`PairwiseRewardModel`: scores pairs of responses with the two label tokens' logits (paper section 4)."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What ranks two responses: the probability that the first is preferred (paper section 3.2.2), as a TRL reward too."""
+"""What ranks two responses: the probability that the first is preferred (paper section 4), as a TRL reward too."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""`CascadePairwiseTrainer`: TRL's SFT trainer on comparisons of two responses, hard or soft (paper section 3.2.2)."""
+"""`CascadePairwiseTrainer`: TRL's SFT trainer on comparisons of two responses, hard or soft (paper section 4)."""
 
 import sys
 from collections import Counter
