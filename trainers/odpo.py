@@ -23,7 +23,7 @@ def main(training_args, odpo_args, model_args, mixture):
     from hf_cascade.loading import load_config, load_model, open_processing
     from hf_cascade.odpo.report import write_report
     from hf_cascade.odpo.trainer import CascadeODPOTrainer
-    from hf_cascade.rewards.verifiable import load_reward
+    from hf_cascade.rewards.verifiable import load_function
 
     stage.check_output_dir(training_args.output_dir)
     policy = model_args.model_name_or_path
@@ -38,7 +38,7 @@ def main(training_args, odpo_args, model_args, mixture):
     if is_conversational(next(iter(train))):
         prepare_chat(kit, odpo_args.chat_template_path)
     adapter, judge = open_adapter(model_args, config), open_judge(odpo_args)
-    tools = [load_reward(name) for name in odpo_args.tools or []] or None
+    tools = [load_function(name, "tool") for name in odpo_args.tools or []] or None
     dtype = model_args.dtype or "float32"
     trainer = CascadeODPOTrainer(
         load_model(policy, dtype, config, attn_implementation=model_args.attn_implementation),

@@ -18,7 +18,6 @@ OVERRIDDEN = {
     "_generate_single_turn": tuple("self prompt_ids images multimodal_fields num_generations has_tool_images".split()),
     "_generate_and_score_completions": ("self", "inputs"),
     "_compute_loss": ("self", "model", "inputs"),
-    "log": ("self", "logs", "start_time"),
 }
 IMAGE_KEYS = ("pixel_values", "image_sizes", "num_images")
 # Methods that are called by name: these parameters are among theirs.

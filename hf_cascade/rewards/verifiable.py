@@ -43,13 +43,26 @@ def load_reward(name: str) -> Callable:
     Raises:
         ValueError: there is no such function.
     """
-    if name in REWARDS:
-        return REWARDS[name]
-    allowed = f"allowed are {', '.join(REWARDS)}, package.module.function and path/to/file.py:function"
+    return REWARDS[name] if name in REWARDS else load_function(name, "reward", (*REWARDS,))
+
+
+def load_function(name: str, kind: str, known: tuple[str, ...] = ()) -> Callable:
+    """
+    A function by its place. A file or module that is named is executed.
+
+    Args:
+        name (`str`): `package.module.function` or `path/to/file.py:function`.
+        kind (`str`): what it is wanted as, for the error.
+        known (`tuple[str, ...]`, *optional*): names that would have done too, for the error.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    allowed = f"allowed are {', '.join([*known, 'package.module.function'])} and path/to/file.py:function"
     if ".py:" in name:
         file, _, function = name.rpartition(":")
         if not Path(file).is_file():
-            raise ValueError(f"reward {name!r}: there is no file {file}; {allowed}")
+            raise ValueError(f"{kind} {name!r}: there is no file {file}; {allowed}")
         spec = importlib.util.spec_from_file_location(Path(file).stem, file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -58,11 +71,11 @@ def load_reward(name: str) -> Callable:
         try:
             module = importlib.import_module(path or name)
         except ModuleNotFoundError as error:
-            raise ValueError(f"reward {name!r}: {error}; {allowed}") from error
-    reward = getattr(module, function, None)
-    if not callable(reward):
-        raise ValueError(f"reward {name!r}: {module.__name__} has no function {function!r}; {allowed}")
-    return reward
+            raise ValueError(f"{kind} {name!r}: {error}; {allowed}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise ValueError(f"{kind} {name!r}: {module.__name__} has no function {function!r}; {allowed}")
+    return found
 
 
 def _words(text: str) -> str:
