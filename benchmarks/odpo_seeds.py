@@ -45,7 +45,7 @@ def run(folder: Path, seed: int, first: Path | None) -> None:
 
 def read(folder: Path) -> dict[str, dict[str, float]]:
     """Model to column to figure, and the reward model's accuracy."""
-    models = json.loads((folder / "report" / "results.json").read_text())["models"]
+    models = json.loads((folder / "instruct-report" / "results.json").read_text())["models"]
     answers = {model["name"]: model["preference"] for model in models}
     return {name: {column: get(answers[name]) for column, get in COLUMNS.items()} for name in MODELS}
 
