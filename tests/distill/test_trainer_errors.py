@@ -10,7 +10,9 @@ from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
 from hf_cascade.distill.config import CascadeDistillationConfig
+from hf_cascade.distill.packed import CascadeSFTTrainer
 from hf_cascade.distill.trainer import CascadeDistillationTrainer
+from hf_cascade.rewards.trainer import CascadePairwiseTrainer
 from tests.data import tiny
 from tests.distill import setting
 
@@ -138,7 +140,19 @@ EXPECTED = {
     (Trainer, "train"): ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     (Trainer, "_load_from_checkpoint"): ["self", "resume_from_checkpoint", "model"],
     (Trainer, "_load_rng_state"): ["self", "checkpoint"],
+    (Trainer, "_load_best_model"): ["self"],
+    (Trainer, "_get_num_items_in_batch"): ["self", "batch_samples", "device"],
+    (Trainer, "save_model"): ["self", "output_dir", "_internal_call"],
+    (SFTTrainer, "log"): ["self", "logs", "start_time"],
 }
+OURS = (CascadeSFTTrainer, CascadeDistillationTrainer, CascadePairwiseTrainer)
+
+
+@pytest.mark.parametrize("trainer", OURS)
+def test_every_overridden_method_is_known(trainer):
+    known = {name for _, name in EXPECTED} | {"__init__", "__doc__", "__module__", "_name", "_tag_names"}
+    overridden = {name for name in vars(trainer) if hasattr(SFTTrainer, name) and callable(getattr(trainer, name))}
+    assert overridden and overridden <= known, overridden - known
 
 
 @pytest.mark.parametrize(("base", "name"), EXPECTED, ids=lambda value: getattr(value, "__name__", value))
