@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "CascadeDistillationConfig": "hf_cascade.distill.config",
     "CascadeDistillationTrainer": "hf_cascade.distill.trainer",
+    "CascadeGRPOConfig": "hf_cascade.grpo.config",
+    "CascadeGRPOTrainer": "hf_cascade.grpo.trainer",
     "CascadeODPOConfig": "hf_cascade.odpo.config",
     "CascadeODPOTrainer": "hf_cascade.odpo.trainer",
     "CascadeSFTTrainer": "hf_cascade.distill.packed",
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from hf_cascade.distill.config import CascadeDistillationConfig as CascadeDistillationConfig
     from hf_cascade.distill.packed import CascadeSFTTrainer as CascadeSFTTrainer
     from hf_cascade.distill.trainer import CascadeDistillationTrainer as CascadeDistillationTrainer
+    from hf_cascade.grpo.config import CascadeGRPOConfig as CascadeGRPOConfig
+    from hf_cascade.grpo.trainer import CascadeGRPOTrainer as CascadeGRPOTrainer
     from hf_cascade.odpo.config import CascadeODPOConfig as CascadeODPOConfig
     from hf_cascade.odpo.trainer import CascadeODPOTrainer as CascadeODPOTrainer
     from hf_cascade.prune.config import PruneConfig as PruneConfig

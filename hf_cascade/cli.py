@@ -16,6 +16,7 @@ WORDS = {
     "sft": "train on conversations with a teacher's logits, or without (trainers/sft.py)",
     "pwrm": "train a pairwise reward model, which says which of two responses is better (trainers/pwrm.py)",
     "odpo": "Online DPO: two responses a prompt, weighed by a reward model (trainers/odpo.py)",
+    "grpo": "reinforcement learning on rewards, by Magistral's recipe (trainers/grpo.py)",
     "serve_teacher": "serve a teacher's hidden states to students elsewhere (trainers/serve_teacher.py)",
     "cache_teacher": "write a teacher's most likely tokens to disk (trainers/cache_teacher.py)",
     "lengths": "how long the documents of a stage's text are, before it is trained on",

@@ -35,6 +35,12 @@ DATACLASSES = {
         "trl.ModelConfig",
         "trl.DatasetMixtureConfig",
     ),
+    "grpo": (
+        "hf_cascade.grpo.config.CascadeGRPOConfig",
+        "hf_cascade.grpo.config.GRPOArguments",
+        "trl.ModelConfig",
+        "trl.DatasetMixtureConfig",
+    ),
     "odpo": (
         "hf_cascade.odpo.config.CascadeODPOConfig",
         "hf_cascade.odpo.config.ODPOArguments",

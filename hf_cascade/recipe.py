@@ -39,6 +39,7 @@ REQUIRED_INPUTS = {
     "sft": ("model_name_or_path",),
     "pwrm": ("model_name_or_path",),
     "odpo": ("model_name_or_path",),
+    "grpo": ("model_name_or_path",),
     "evaluate": ("model",),
 }
 ROWS = {
@@ -47,6 +48,7 @@ ROWS = {
     "sft": "text",
     "pwrm": "pairs (prompt, chosen, rejected)",
     "odpo": "prompts",
+    "grpo": "prompts",
 }
 FILE_FLAGS = ("model_config", "tasks_path")  # always files here
 TEXT_FLAGS = ("calibration", "calibration_images", "heldout", "dataset", "prompts")  # a file, or on the Hub
@@ -262,6 +264,8 @@ def _check_sources(run: str, settings: dict, inputs: dict, where: str) -> list[s
             f"{where}: {run} needs one of inputs.teacher_model_name_or_path, set.teacher_url, set.teacher_cache{or_not}"
         )
     judges = [flag for flag in JUDGE_FLAGS if flag in inputs or settings.get(flag)]
+    if run == "grpo" and not settings.get("reward_funcs"):
+        problems.append(f"{where}.set.reward_funcs: missing, and grpo needs rewards")
     if run == "odpo" and len(judges) != 1:
         given = " and ".join(judges) or "none"
         problems.append(

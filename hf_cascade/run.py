@@ -22,7 +22,7 @@ from hf_cascade.recipe import Recipe, Stage, load_recipe
 
 RUN_FILE, LOCK_FILE = "run.json", ".lock"
 STOPPED = 75  # EX_TEMPFAIL: a stage stopped on request and can go on
-SCRIPTS = {word: f"trainers/{word}.py" for word in ("pretrain", "distill", "sft", "pwrm", "odpo")}
+SCRIPTS = {word: f"trainers/{word}.py" for word in ("pretrain", "distill", "sft", "pwrm", "odpo", "grpo")}
 POLL_SECONDS = 0.2
 LOCK_SECONDS = 15.0  # a killed run's stage saves its checkpoint and leaves within this time
 LINES_OF_LOG = 15

@@ -125,10 +125,13 @@ def test_the_readmes_tree_is_the_tree():
 
 def test_the_texts_readme_is_the_folder():
     folder = ROOT / "recipes/tiny/data"
-    rows = re.findall(r"^\| `(\S+)` \| (\S+) \| (\S+) \|", (folder / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\S+)` \| (\S+) \| ([^|]+) \|", (folder / "README.md").read_text(), re.MULTILINE)
     assert {row[0] for row in rows} == {path.name for path in folder.iterdir()} - {"README.md"}
-    for name, documents, size in rows:
+    for name, count, what in rows:
         with gzip.open(folder / name, "rt", encoding="utf-8") as file:
-            texts = [json.loads(line)["text"] for line in file]
-        assert f"{len(texts):,}" == documents
-        assert f"{sum(len(text.encode()) for text in texts):,}" == size
+            lines = [json.loads(line) for line in file]
+        assert f"{len(lines):,}" == count
+        if "text" in lines[0]:
+            assert f"{sum(len(line['text'].encode()) for line in lines):,}" == what
+        else:
+            assert what == ", ".join(f"`{column}`" for column in lines[0])

@@ -1,4 +1,4 @@
-"""What ODPO uses of TRL's `GRPOTrainer`, as data, and a check that the installed TRL still has it.
+"""What ODPO and GRPO use of TRL's `GRPOTrainer`, as data, and a check that the installed TRL still has it.
 
 The trainer overrides private methods, which TRL may change in any release. A renamed key or another order of arguments
 would train on something else without a word, so they are looked up before a trainer is built. That takes less than a
@@ -31,9 +31,10 @@ CALLED = {
 }
 # Keys of the batch that one method writes and another reads.
 SEQUENCE_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "ref_per_token_logps")
+GRPO_KEYS = ("advantages", "num_items_in_batch", "old_per_token_logps")
 KEYS = {
-    "_generate_and_score_completions": (*SEQUENCE_KEYS, "num_items_in_batch", *IMAGE_KEYS),
-    "_compute_loss": (*SEQUENCE_KEYS, *IMAGE_KEYS),
+    "_generate_and_score_completions": (*SEQUENCE_KEYS, *GRPO_KEYS, *IMAGE_KEYS),
+    "_compute_loss": (*SEQUENCE_KEYS, *GRPO_KEYS, *IMAGE_KEYS),
 }
 # What `__init__`, its own or its bases', leaves on the trainer.
 ATTRIBUTES = (
@@ -47,6 +48,7 @@ ATTRIBUTES = (
         "num_generations_eval",
     ),
     *("reward_func_names", "reward_weights", "ref_model", "model_wrapped", "eos_token_ids"),
+    *("reward_funcs", "reward_processing_classes", "num_generations", "_tokenizer"),
 )
 # Functions of `trl.trainer.utils` that `_prepare_inputs` calls on the batch.
 HELPERS = {
@@ -59,12 +61,13 @@ HELPERS = {
 SETTINGS = (
     *("num_generations", "num_generations_eval", "beta", "temperature", "generation_kwargs", "scale_rewards"),
     *("steps_per_generation", "num_iterations", "mask_truncated_completions", "vllm_importance_sampling_correction"),
+    *("epsilon", "epsilon_high", "loss_type", "importance_sampling_level", "multi_objective_aggregation"),
 )
 
 
 def check_seams(trainer: type | None = None, helpers: ModuleType | None = None, config: type | None = None) -> None:
     """
-    Refuse a TRL whose `GRPOTrainer` is not the one that ODPO was written for.
+    Refuse a TRL whose `GRPOTrainer` is not the one that the trainers were written for.
 
     Args:
         trainer (`type`, *optional*, defaults to `trl.GRPOTrainer`): the class.
@@ -80,7 +83,7 @@ def check_seams(trainer: type | None = None, helpers: ModuleType | None = None, 
     changes = find_changes(trainer or trl.GRPOTrainer, helpers or utils, config or trl.GRPOConfig)
     if changes:
         raise ValueError(
-            f"trl {trl.__version__} is installed, and its GRPOTrainer is not the one that ODPO extends: "
+            f"trl {trl.__version__} is installed, and its GRPOTrainer is not the one that hf-cascade extends: "
             f"{'; '.join(changes)}. hf-cascade wants trl{SUPPORTED} and was written for {READ}: "
             f'pip install "trl=={READ}", or a newer hf-cascade'
         )

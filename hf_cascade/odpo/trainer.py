@@ -16,6 +16,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, uns
 
 from hf_cascade.completions import is_looping, without_thinking
 from hf_cascade.data.chat import ragged_prompts
+from hf_cascade.data.missing_images import drop_no_images, list_images
 from hf_cascade.distill.freezing import freeze_vision_tower
 from hf_cascade.odpo.config import CascadeODPOConfig
 from hf_cascade.odpo.judging import Judgement, judge, win_probabilities
@@ -85,7 +86,7 @@ class CascadeODPOTrainer(GRPOTrainer):
             ragged_prompts(self.processing_class)
             for one in (self.model, self.ref_model):
                 if one is not None:
-                    one.register_forward_pre_hook(_drop_no_images, with_kwargs=True)
+                    one.register_forward_pre_hook(drop_no_images, with_kwargs=True)
         if args.freeze_vision_tower:
             freeze_vision_tower(self.model)
         self._pairwise_F = torch.tensor([isinstance(reward, PairwisePreference) for reward in self.reward_funcs])
@@ -209,7 +210,7 @@ class CascadeODPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         """As the base, with what each pair teaches: its win probability, whether it counts, and how many do."""
-        output = super()._generate_and_score_completions(_list_images(inputs))
+        output = super()._generate_and_score_completions(list_images(inputs))
         judgement = self._judgement
         output["win_probability"] = self._of_this_process(judgement.probability_P).repeat_interleave(2)
         output["keep"] = self._of_this_process(judgement.keep_P).repeat_interleave(2)
@@ -320,19 +321,3 @@ def _check_prompts(prompts, args: CascadeODPOConfig, tools) -> None:
         )
     if tools and isinstance(prompts, Dataset) and isinstance(prompts[0].get("prompt"), str):
         raise ValueError('tools need prompts of messages, and they are text: [{"role": "user", "content": ...}]')
-
-
-def _list_images(rows: list[dict]) -> list[dict]:
-    """Rows without an image have an empty list; with `None` the base asks the processor for images in a text batch."""
-    if "images" in rows[0]:
-        return [{**row, "images": row["images"] or []} for row in rows]
-    if "image" in rows[0]:
-        return [{**row, "images": [] if row["image"] is None else [row["image"]]} for row in rows]
-    return rows
-
-
-def _drop_no_images(model, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """A forward hook: a micro-batch without images has none, rather than pixels of no image, on which models fail."""
-    return args, {
-        name: value for name, value in kwargs.items() if not (isinstance(value, Tensor) and not value.numel())
-    }

@@ -1,0 +1,146 @@
+"""Settings of GRPO with Magistral's changes: TRL's `GRPOConfig` with other defaults, and what the paper adds."""
+
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+from hf_cascade.completions import LoopRule
+
+SCOPES = ("group", "batch")
+CACHE_SHARE = 5  # the penalty grows over the last fifth: DAPO's 4096 of 20480 tokens (arXiv 2503.14476)
+
+
+@dataclass
+class CascadeGRPOConfig(GRPOConfig):
+    """
+    [`~trl.GRPOConfig`] with Magistral's recipe (paper section 5; arXiv 2506.10910). Generation (temperature 1, TRL's
+    default), tools, vLLM, PEFT and logging are set as there.
+
+    Args:
+        epsilon_high (`float`, *optional*, defaults to `0.28`):
+            Upper bound of the probability ratio, above `epsilon`: clip-higher. Magistral: 0.26 to 0.28; 0.3 from SFT.
+        scale_rewards (`str`, *optional*, defaults to `"none"`):
+            TRL's own scaling, which is replaced: advantages are divided by their standard deviation over the
+            generation batch. That is Magistral's minibatch where `steps_per_generation` is
+            `gradient_accumulation_steps`, the default.
+        length_scope (`str`, *optional*, defaults to `"group"`):
+            `"group"` divides the sum over a group's tokens by the group's length (Magistral), `"batch"` by the length
+            of all groups (TRL's `dapo`).
+        length_penalty (`float`, *optional*, defaults to `0.1`):
+            Taken from the reward of a response that was cut off; 0 turns it off. Magistral's.
+        length_cache (`int`, *optional*):
+            Tokens before `max_completion_length` over which the penalty grows from 0. A fifth of it by default (DAPO's
+            share; Magistral: silent).
+        max_refill_rounds (`int`, *optional*, defaults to `3`):
+            Groups whose rewards are all equal are replaced by groups of other prompts, so many times at most; then
+            they stay out. 0 replaces none. Ours: paper silent.
+        loop_min_repeats (`int`, *optional*, defaults to `4`), loop_min_tokens (`int`, *optional*, defaults to `64`):
+            For the log: a response that never ends is an infinite loop when its last tokens repeat so often over so
+            many. Ours.
+        tool_seconds (`float`, *optional*, defaults to `30.0`):
+            Time a tool call may take. Ours: paper silent.
+        tool_max_characters (`int`, *optional*, defaults to `8192`):
+            Of a tool's output, the rest is cut. Ours: paper silent.
+        freeze_vision_tower (`bool`, *optional*, defaults to `True`):
+            Whether a vision-language model's tower stays as it is (paper section 4 says so of SFT).
+        max_barren_batches (`int`, *optional*, defaults to `10`):
+            Stop with an error after so many generation batches in a row without a group to learn from. Ours.
+    """
+
+    epsilon_high: float | None = field(default=0.28, metadata={"help": "Upper bound of the ratio: clip-higher."})
+    scale_rewards: str = field(default="none", metadata={"help": "TRL's own scaling, which is replaced: `none`."})
+    length_scope: str = field(
+        default="group",
+        metadata={"help": "Whose length a sum over tokens is divided by.", "choices": list(SCOPES)},
+    )
+    length_penalty: float = field(default=0.1, metadata={"help": "Taken from the reward of a response cut off."})
+    length_cache: int | None = field(default=None, metadata={"help": "Tokens over which the penalty grows."})
+    max_refill_rounds: int = field(default=3, metadata={"help": "Times that groups of equal rewards are replaced."})
+    loop_min_repeats: int = field(default=4, metadata={"help": "Repeats that make an infinite loop."})
+    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats must cover."})
+    tool_seconds: float = field(default=30.0, metadata={"help": "Time a tool call may take."})
+    tool_max_characters: int = field(default=8192, metadata={"help": "Characters of a tool's output that are kept."})
+    freeze_vision_tower: bool = field(default=True, metadata={"help": "Whether a vision tower stays as it is."})
+    max_barren_batches: int = field(default=10, metadata={"help": "Batches in a row without a group, then an error."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_fixed()
+        self._check_values()
+        self._check_lengths()
+        if (self.generation_kwargs or {}).get("temperature", self.temperature) != self.temperature:
+            raise ValueError("generation_kwargs has a temperature: set temperature, log-probabilities are taken at it")
+        rows = self.per_device_train_batch_size * self.steps_per_generation
+        if self.max_refill_rounds and rows % self.num_generations:
+            raise ValueError(
+                f"per_device_train_batch_size times steps_per_generation is {rows}: must be a multiple of "
+                f"num_generations={self.num_generations}, since a process refills whole groups; raise "
+                "gradient_accumulation_steps (or steps_per_generation), or set max_refill_rounds to 0"
+            )
+
+    def _check_fixed(self) -> None:
+        """What Magistral's recipe is made of."""
+        fixed = {
+            "beta": (0.0, "there is no reference"),
+            "sync_ref_model": (False, "there is no reference"),
+            "loss_type": ("dapo", "length_scope says what a sum over tokens is divided by"),
+            "scale_rewards": ("none", "advantages are divided by their standard deviation over the generation batch"),
+            "importance_sampling_level": ("token", "the loss is a sum over tokens"),
+            "multi_objective_aggregation": ("sum_then_normalize", "a response has one reward, the sum"),
+            "mask_truncated_completions": (False, "a response that was cut off counts, with its length penalty"),
+        }
+        for name, (value, reason) in fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be {value!r} here; {reason}")
+
+    def _check_values(self) -> None:
+        if self.length_scope not in SCOPES:
+            raise ValueError(f"length_scope={self.length_scope!r} is not one of {', '.join(SCOPES)}")
+        if self.epsilon_high is None or self.epsilon_high < self.epsilon:
+            raise ValueError(
+                f"epsilon_high={self.epsilon_high}: must not be below epsilon={self.epsilon}, the lower bound"
+            )
+        if not self.tool_seconds > 0:
+            raise ValueError(f"tool_seconds={self.tool_seconds}: must be above 0")
+        lowest = {"length_penalty": 0, "max_refill_rounds": 0, "tool_max_characters": 1, "max_barren_batches": 1}
+        for name, value in lowest.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {value}")
+
+    def _check_lengths(self) -> None:
+        limit = self.max_completion_length
+        if not self.length_penalty:
+            if self.length_cache is not None:
+                raise ValueError(f"length_cache={self.length_cache} with length_penalty=0: leave one of them out")
+            return
+        if limit is None:
+            raise ValueError("length_penalty needs max_completion_length, the limit it grows towards; or set it to 0")
+        if self.length_cache is not None and not 1 <= self.length_cache <= limit:
+            raise ValueError(f"length_cache={self.length_cache}: must be from 1 to max_completion_length={limit}")
+
+    @property
+    def penalty_tokens(self) -> int:
+        """Tokens before the limit over which the length penalty grows."""
+        return self.length_cache or max(1, self.max_completion_length // CACHE_SHARE)
+
+    @property
+    def loop_rule(self) -> LoopRule:
+        """When a response that never ends is an infinite loop."""
+        return LoopRule(min_repeats=self.loop_min_repeats, min_tokens=self.loop_min_tokens)
+
+
+@dataclass
+class GRPOArguments:
+    """
+    Parameters that control what scores responses, and what the policy may call, for `trainers/grpo.py`.
+
+    Args:
+        reward_funcs (`list[str]`, *optional*): TRL reward functions: names or dotted paths.
+        tools (`list[str]`, *optional*): functions the policy may call, as dotted paths or `file.py:function`.
+        chat_template_path (`str`, *optional*):
+            For a policy without a chat template, or instead of its own: `mistral` (shipped), or a `.jinja` file.
+    """
+
+    reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
+    tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
+    chat_template_path: str | None = field(default=None, metadata={"help": "Chat template instead of the policy's."})
