@@ -18,6 +18,7 @@ def main(training_args, grpo_args, model_args, mixture):
     from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.grpo.trainer import CascadeGRPOTrainer
     from hf_cascade.loading import load_config, load_model, open_processing
+    from hf_cascade.rewards.form import format_reward
     from hf_cascade.rewards.verifiable import load_function, load_reward
 
     stage.check_output_dir(training_args.output_dir)
@@ -35,6 +36,7 @@ def main(training_args, grpo_args, model_args, mixture):
     kit = open_processing(policy, train)
     if is_conversational(next(iter(train))):
         prepare_chat(kit, grpo_args.chat_template_path)
+    format_reward.tokenizer = getattr(kit, "tokenizer", kit)  # a parsed message hides a second thinking block
     dtype = model_args.dtype or "float32"
     trainer = CascadeGRPOTrainer(
         load_model(policy, dtype, config, attn_implementation=model_args.attn_implementation),

@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hf_cascade.completions import text_of
+from hf_cascade.rewards.form import format_reward
+from hf_cascade.rewards.language import language_reward
+from hf_cascade.rewards.maths import maths_reward
+from hf_cascade.rewards.programs import program_reward
+from hf_cascade.rewards.stem import stem_reward
 
 
 def exact_match(prompts: list, completions: list, answer: list[str | None], **columns) -> list[float | None]:
@@ -38,7 +43,7 @@ def load_reward(name: str) -> Callable:
     A reward function by name. A file or module that is named is executed.
 
     Args:
-        name (`str`): `exact_match`, `similarity`, `package.module.function` or `path/to/file.py:function`.
+        name (`str`): one of `REWARDS`, `package.module.function` or `path/to/file.py:function`.
 
     Raises:
         ValueError: there is no such function.
@@ -86,4 +91,6 @@ def _similarity(given: str, right: str) -> float:
     return difflib.SequenceMatcher(None, given, right, autojunk=False).ratio()
 
 
-REWARDS = {"exact_match": exact_match, "similarity": similarity}
+REWARDS = {"exact_match": exact_match, "similarity": similarity, "maths_reward": maths_reward}
+REWARDS |= {"program_reward": program_reward, "format_reward": format_reward, "language_reward": language_reward}
+REWARDS |= {"stem_reward": stem_reward}
