@@ -13,7 +13,7 @@ def main(training_args, grpo_args, model_args, mixture):
     from trl.data_utils import is_conversational
 
     from hf_cascade import stage
-    from hf_cascade.data.chat import prepare_chat
+    from hf_cascade.data.chat import holds_chat, prepare_chat
     from hf_cascade.data.prompts import load_prompts
     from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.grpo.trainer import CascadeGRPOTrainer
@@ -51,7 +51,7 @@ def main(training_args, grpo_args, model_args, mixture):
 
     def complete(folder):
         complete_folder(trainer, policy, folder, dtype, config)
-        if grpo_args.chat_template_path is not None:
+        if not holds_chat(folder, kit):  # given, or completed by `prepare_chat`
             kit.save_pretrained(folder)
 
     return stage.train(trainer, {"model_name_or_path": policy}, companions=complete)

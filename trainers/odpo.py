@@ -17,7 +17,7 @@ def main(training_args, odpo_args, model_args, mixture):
     from trl.data_utils import is_conversational
 
     from hf_cascade import stage
-    from hf_cascade.data.chat import prepare_chat
+    from hf_cascade.data.chat import holds_chat, prepare_chat
     from hf_cascade.data.prompts import load_prompts
     from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.loading import load_config, load_model, open_processing
@@ -53,7 +53,7 @@ def main(training_args, odpo_args, model_args, mixture):
 
     def complete(folder):
         complete_folder(trainer, policy, folder, dtype, config)
-        if odpo_args.chat_template_path is not None:
+        if not holds_chat(folder, kit):  # given, or completed by `prepare_chat`
             kit.save_pretrained(folder)
         return write_report(trainer.state.log_history, folder)
 

@@ -168,6 +168,7 @@ class _ResponseWindows(Windows):
     """Rows whose labels begin after the prompt; padding on the right. In their own order, so batches keep it."""
 
     def batches(self, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+        """Inputs and labels [B, T] of each batch, as wide as its longest row."""
         widths = [int((row != IGNORED).nonzero().max()) + 1 for row in self.labels]
         cuts = [(i, max(widths[i : i + batch_size])) for i in range(0, len(widths), batch_size)]
         return [(self.inputs[i : i + batch_size, :width], self.labels[i : i + batch_size, :width]) for i, width in cuts]

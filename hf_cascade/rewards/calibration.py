@@ -37,6 +37,7 @@ def fit_temperature(logits_N: Tensor, targets_N: Tensor) -> float:
         raise ValueError(f"a temperature needs at least one pair, and finite logits: {len(z)} pairs, {z.tolist()[:5]}")
 
     def slope(s: float) -> float:
+        """Of the mean NLL by s = 1 / T: rising, since the NLL is convex in s."""
         return float((z * (torch.sigmoid(s * z) - p)).mean())
 
     low, high = 1 / BOUNDS[1], 1 / BOUNDS[0]
@@ -133,6 +134,7 @@ def calibrate(model, fit: list, report: list, folder: Path) -> dict:
     """
 
     def score(pairs: list) -> tuple[Tensor, Tensor]:
+        """Log-odds [P] of the first response, and the labels [P]."""
         targets = torch.tensor([pair.probability for pair in pairs], dtype=torch.float64)
         return model.log_odds([pair[:3] for pair in pairs]), targets
 

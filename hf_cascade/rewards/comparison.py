@@ -123,6 +123,7 @@ class Comparison:
 
     @temperature.setter
     def temperature(self, value: float) -> None:
+        """Kept in `decision.json` by `save_pretrained`."""
         self.config.temperature[KIND] = float(value)
 
     def save_pretrained(self, folder: str | Path) -> None:

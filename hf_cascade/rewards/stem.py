@@ -64,6 +64,7 @@ class StemReward:
         batch = {"prompts": prompts, "completions": completions, **columns}
 
         def ask(reward: Callable, rows: list[int]) -> dict[int, float | None]:
+            """Row to what `reward` gives it, asked of these rows alone."""
             if not rows:
                 return {}
             own = {k: [v[i] for i in rows] if isinstance(v, list) and len(v) == count else v for k, v in batch.items()}
@@ -82,6 +83,7 @@ class StemReward:
                     log_metric(f"{self.__name__}/{name}", sum(known) / len(known))
 
         def total(i: int) -> float | None:
+            """The paper's sum of one row: nothing without the form, no reward without a verdict."""
             if i not in correct:
                 return 0.0 if i in form else None
             if correct[i] is None:

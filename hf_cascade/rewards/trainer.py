@@ -45,6 +45,7 @@ def comparisons(
     check_columns(rows.column_names)
 
     def write(batch: dict, numbers: list[int]) -> dict:
+        """Both orders of each pair as token ids, and what became of the pair: kept, equal or too long."""
         written = {"input_ids": [], "probability": [], "fate": []}
         for place, number in enumerate(numbers):
             pair = read_pair({key: values[place] for key, values in batch.items()}, number)

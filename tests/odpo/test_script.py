@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from hf_cascade import assets, manifest, stage
+from hf_cascade.data.chat import SHIPPED
 from hf_cascade.data.image_text import load_processor
 from tests.data import tiny
 from tests.odpo.conftest import PROMPTS
@@ -152,6 +153,16 @@ def test_a_pairwise_reward_model(place, odpo, rows):
     assert (saved.chat_template is not None) == (rows == "talk")
     if rows == "talk":
         assert saved.response_template["fields"]["tool_calls"]
+
+
+def test_a_response_template_that_the_policy_lacked_is_saved(place, odpo):
+    shutil.copytree(place / "policy", place / "talking")
+    tokenizer = AutoTokenizer.from_pretrained(place / "talking")
+    tokenizer.chat_template = SHIPPED["mistral"].read_text()
+    tokenizer.save_pretrained(place / "talking")
+    assert AutoTokenizer.from_pretrained(place / "talking").response_template is None
+    assert odpo("talked", "talk", model="talking", max_steps=1) == 0
+    assert AutoTokenizer.from_pretrained(place / "talked").response_template["fields"]["tool_calls"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
