@@ -37,7 +37,7 @@ DATACLASSES = {
     ),
     "grpo": (
         "hf_cascade.grpo.config.CascadeGRPOConfig",
-        "hf_cascade.grpo.config.GRPOArguments",
+        "hf_cascade.grpo.arguments.GRPOArguments",
         "trl.ModelConfig",
         "trl.DatasetMixtureConfig",
     ),

@@ -60,7 +60,8 @@ def main(training_args, grpo_args, model_args, mixture):
 def make_parser():
     from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 
-    from hf_cascade.grpo.config import CascadeGRPOConfig, GRPOArguments
+    from hf_cascade.grpo.arguments import GRPOArguments
+    from hf_cascade.grpo.config import CascadeGRPOConfig
 
     return TrlParser((CascadeGRPOConfig, GRPOArguments, ModelConfig, DatasetMixtureConfig))
 

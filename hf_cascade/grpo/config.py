@@ -127,20 +127,3 @@ class CascadeGRPOConfig(GRPOConfig):
     def loop_rule(self) -> LoopRule:
         """When a response that never ends is an infinite loop."""
         return LoopRule(min_repeats=self.loop_min_repeats, min_tokens=self.loop_min_tokens)
-
-
-@dataclass
-class GRPOArguments:
-    """
-    Parameters that control what scores responses, and what the policy may call, for `trainers/grpo.py`.
-
-    Args:
-        reward_funcs (`list[str]`, *optional*): TRL reward functions: names or dotted paths.
-        tools (`list[str]`, *optional*): functions the policy may call, as dotted paths or `file.py:function`.
-        chat_template_path (`str`, *optional*):
-            For a policy without a chat template, or instead of its own: `mistral` (shipped), or a `.jinja` file.
-    """
-
-    reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
-    tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
-    chat_template_path: str | None = field(default=None, metadata={"help": "Chat template instead of the policy's."})

@@ -1,0 +1,36 @@
+"""The flags of `trainers/grpo.py` that are its own."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class GRPOArguments:
+    """
+    Parameters that control what scores responses, and what the policy may call, for `trainers/grpo.py`.
+
+    Args:
+        reward_funcs (`list[str]`, *optional*): TRL reward functions: names or dotted paths.
+        prompts_from (`str`, *optional*):
+            Folder that `hf-cascade difficulty` made: its rows train, instead of `datasets`.
+        tools (`list[str]`, *optional*): functions the policy may call, as dotted paths or `file.py:function`.
+        chat_template_path (`str`, *optional*):
+            For a policy without a chat template, or instead of its own: `mistral` (shipped), or a `.jinja` file.
+        judge_url (`str`, *optional*): an OpenAI-compatible endpoint whose model grades rubrics, for `rubric_reward`.
+        judge_model (`str`, *optional*): that model's name at the endpoint.
+        judge_model_name_or_path (`str`, *optional*): a chat model that grades rubrics in this process instead.
+        judge_template (`str`, *optional*):
+            What it is asked, with `{prompt}`, `{response}` and `{criterion}`. Ours: paper silent.
+        judge_cache (`str`, *optional*): file that keeps the endpoint's judgements, so that none is paid for twice.
+        judge_max_requests (`int`, *optional*): requests to the endpoint, after which training stops.
+    """
+
+    reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
+    prompts_from: str | None = field(default=None, metadata={"help": "Folder made by `hf-cascade difficulty`."})
+    tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
+    chat_template_path: str | None = field(default=None, metadata={"help": "Chat template instead of the policy's."})
+    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint that grades rubrics."})
+    judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
+    judge_model_name_or_path: str | None = field(default=None, metadata={"help": "Chat model that grades, in-process."})
+    judge_template: str | None = field(default=None, metadata={"help": "What a judge is asked about one criterion."})
+    judge_cache: str | None = field(default=None, metadata={"help": "File that keeps the endpoint's judgements."})
+    judge_max_requests: int | None = field(default=None, metadata={"help": "Requests, after which training stops."})
