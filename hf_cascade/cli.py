@@ -16,6 +16,7 @@ WORDS = {
     "sft": "train on conversations with a teacher's logits, or without (trainers/sft.py)",
     "pwrm": "train a pairwise reward model, which says which of two responses is better (trainers/pwrm.py)",
     "odpo": "Online DPO: two responses a prompt, weighed by a reward model (trainers/odpo.py)",
+    "difficulty": "which prompts a model solves sometimes: pass rates over many responses, and the prompts that stay",
     "grpo": "reinforcement learning on rewards, by Magistral's recipe (trainers/grpo.py)",
     "serve_teacher": "serve a teacher's hidden states to students elsewhere (trainers/serve_teacher.py)",
     "cache_teacher": "write a teacher's most likely tokens to disk (trainers/cache_teacher.py)",
@@ -111,6 +112,10 @@ def _call(word: str, arguments) -> int:
         from hf_cascade.evaluate.command import main as evaluate
 
         return evaluate(arguments)
+    if word == "difficulty":
+        from hf_cascade.grpo.difficulty_command import main as difficulty
+
+        return difficulty(arguments)
     script = str(assets.find(f"trainers/{word}.py"))
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, script, *arguments])

@@ -65,7 +65,7 @@ class StepFlops:
 
     Attributes:
         student (`float`): forward and backward of what is trained; all there is without a teacher.
-        recomputed (`float`): layers run a second time because of gradient checkpointing.
+        recomputed (`float`): layers run a second time because of gradient checkpointing, and TRL's head.
         teacher (`float`): the teacher's forward; in Online DPO those of the reference and the reward model.
         generated (`float`): the policy's forward while it writes responses.
     """
@@ -104,7 +104,13 @@ def forward_flops(config: dict, keys: dict[int | None, float]) -> tuple[float, f
 
 
 def step_flops(
-    student: dict, teacher: dict | None, keys: dict, *, checkpointing: bool = False, trained: float = 1.0
+    student: dict,
+    teacher: dict | None,
+    keys: dict,
+    *,
+    checkpointing: bool = False,
+    trained: float = 1.0,
+    head_again: bool = False,
 ) -> StepFlops:
     """
     FLOPs of a training step for one token: 3 forward passes of the student and one of the teacher.
@@ -116,6 +122,7 @@ def step_flops(
         checkpointing (`bool`): layers are recomputed, but for their last product (`down_proj`), which nothing needs:
             torch's non-reentrant checkpoint stops early. The head is not: the loss computes its gradient at once.
         trained (`float`): share of the matrices that get a gradient: 1, or about 0 with LoRA.
+        head_again (`bool`): TRL's head, which multiplies its tiles of logits once more for the backward pass.
     """
     text = text_config(student)
     layers, head = forward_flops(student, keys)
@@ -124,7 +131,7 @@ def step_flops(
     last = 2 * text["num_hidden_layers"] * text["hidden_size"] * text["intermediate_size"]
     return StepFlops(
         student=layers + head + backward,
-        recomputed=layers - last if checkpointing else 0.0,
+        recomputed=(layers - last if checkpointing else 0.0) + (head if head_again else 0.0),
         teacher=sum(forward_flops(teacher, keys)) if teacher is not None else 0.0,
     )
 

@@ -1,60 +1,41 @@
 """What a stage of a recipe takes on a machine: tokens, FLOPs, memory of a GPU, seconds, and what each rests on."""
 
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, replace
 
 from hf_cascade.costs import StepFlops, forward_flops, keys_of, step_flops
 from hf_cascade.machines import CPU, CUSTOM, Machine
 from hf_cascade.memory import Memory, Setup, communicated_bytes, prune_memory, training_memory
-from hf_cascade.online_costs import ONLINE_DEFAULTS, online_flops, online_memory
+from hf_cascade.online_costs import cache_bytes, group_flops, group_memory, online_flops, online_memory
 from hf_cascade.plan import PlannedStage
 from hf_cascade.recipe import Stage
-from hf_cascade.remedies import remedies
-from hf_cascade.shape import text_config
+from hf_cascade.remedies import advise
+from hf_cascade.shape import count_total, text_config
+from hf_cascade.stage_setup import (
+    BYTES,
+    ONLINE,
+    POST_TRAINING,
+    Options,
+    batches_written,
+    compute_dtype,
+    distils,
+    engine_of,
+    is_scored,
+    length_flag,
+    make_setup,
+    model_dtype,
+    padded,
+    setting,
+)
+from hf_cascade.writing import BANDWIDTH, SHORT, Times
 
-MFU = 0.40  # ours; Llama 3 reached 0.38 to 0.43 on H100s (arXiv 2407.21783, table 4)
 # Forward passes of the parent over the calibration text that pruning takes, the most that was measured, on a CPU.
 PRUNE_PASSES = {"compensated": 3.9, "paper": 1.6}  # benchmarks/results/prune_cpu.md
-# What the stages' dataclasses hold where a recipe is silent (tested against them; planning must not import torch).
-DEFAULTS = {
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 1,
-    "max_length": 1024,
-    "bf16": True,
-    "gradient_checkpointing": True,
-    "dtype": "float32",
-    "teacher_dtype": "auto",
-    "attn_implementation": None,
-    "loss_chunk_tokens": None,
-    "use_peft": False,
-    "max_steps": -1,
-}
-PRUNE_DEFAULTS = {"calibration_samples": 64, "calibration_length": None, "batch_size": 8, "method": "compensated"}
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "fp8": 2}  # fp8 products read 16-bit weights
 WRITING = (
     "how long writing responses takes, which reads all weights for every token: memory bandwidth, batch and engine "
     "decide, not FLOPs"
 )
+SERVED = "vLLM's server writes the responses, on GPUs of its own"
 NO_MACHINE = "give --machine, or --tflops"
-POST_TRAINING = ("sft", "pwrm", "odpo")  # rows are conversations, of any length
-
-
-@dataclass(frozen=True)
-class Options:
-    """
-    Where and how the stages are to run.
-
-    Attributes:
-        machine (`Machine`): the machine; of a custom one, what is known.
-        mfu (`float`): share of its peak that training reaches.
-        sharding (`str`, *optional*): see [`Setup`]. Unset, `fsdp2` over several GPUs.
-        sequence_parallel (`dict[str, int]`): stage to GPUs that share a row; `""` is every other stage.
-    """
-
-    machine: Machine
-    mfu: float = MFU
-    sharding: str | None = None
-    sequence_parallel: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +69,9 @@ class Estimate:
         missing (`str`): why something is not known.
         counted (`str`): what lengths stand for those that are not known.
         advice (`tuple[str, ...]`): where it does not fit, changes each of which is enough.
+        writing_memory (`Memory`, *optional*): of a grpo stage while it writes responses; `memory` is that of training.
+        written (`int`, *optional*): tokens of all responses of a grpo stage, at most; groups that replace others not.
+        times (`Times`, *optional*): what a grpo stage's seconds are made of, and bounds of them.
     """
 
     name: str
@@ -107,6 +91,9 @@ class Estimate:
     missing: str = ""
     counted: str = ""
     advice: tuple[str, ...] = ()
+    writing_memory: Memory | None = None
+    written: int | None = None
+    times: Times | None = None
 
     def fits(self, machine: Machine) -> bool | None:
         """Whether a card holds it, or `None` where one of both is not known."""
@@ -134,130 +121,33 @@ def estimate(part: PlannedStage, options: Options, record: Record | None = None)
         if record is not None:
             return Estimate(stage.name, stage.run, seconds=record.seconds, bound="record", record=record.where)
         return Estimate(stage.name, stage.run, missing="depends on its tasks and texts")
+    if stage.run == "difficulty":
+        return _sampling(part, options)
     return _training(part, options, record)
-
-
-def setting(stage: Stage, flag: str):
-    """A flag's value in a recipe, or its default."""
-    return {**DEFAULTS, **PRUNE_DEFAULTS, **ONLINE_DEFAULTS, **stage.settings}[flag]
-
-
-def model_dtype(config: dict) -> str:
-    """The type a checkpoint's weights are in; transformers' older name counts too."""
-    for part in (config, text_config(config)):
-        if found := part.get("dtype") or part.get("torch_dtype"):
-            return str(found)
-    return "float32"
-
-
-def compute_dtype(stage: Stage) -> str:
-    """The type of the factors in a training stage's matrix products."""
-    if stage.settings.get("fp16"):
-        return "float16"
-    if setting(stage, "bf16") in (True, None):  # TRL's default is bf16
-        return "bfloat16"
-    return "float32" if setting(stage, "dtype") in ("auto", None) else str(setting(stage, "dtype"))
-
-
-def make_setup(part: PlannedStage, options: Options) -> Setup:
-    """
-    How a training stage would run with these options.
-
-    Raises:
-        ValueError: GPUs that cannot share rows like this, or an empty batch.
-    """
-    stage, gpus = part.stage, options.machine.gpus
-    for flag in (_length_flag(stage), "per_device_train_batch_size", "gradient_accumulation_steps"):
-        if not setting(stage, flag) or setting(stage, flag) < 1:
-            raise ValueError(f"{stage.name}.{flag}: {setting(stage, flag)}; it must be at least 1")
-    shared = options.sequence_parallel.get(stage.name, 1 if _padded(stage) else options.sequence_parallel.get("", 1))
-    _check_shared(stage, shared, options)
-    dtype = "float32" if stage.run == "pretrain" else setting(stage, "dtype") or "float32"
-    dtype = model_dtype(part.config) if dtype == "auto" else dtype
-    frozen = setting(stage, "teacher_dtype")
-    frozen = model_dtype(part.teacher or {}) if frozen == "auto" else frozen
-    accelerator = stage.settings.get("accelerator_config")
-    accumulation = accelerator.get("gradient_accumulation_kwargs", {}) if isinstance(accelerator, dict) else {}
-    return Setup(
-        max_length=setting(stage, _length_flag(stage)),
-        rows=setting(stage, "per_device_train_batch_size"),
-        accumulation=setting(stage, "gradient_accumulation_steps"),
-        gpus=gpus,
-        sharding=options.sharding or ("zero3" if shared > 1 else "fsdp2" if gpus > 1 else "none"),
-        sequence_parallel=shared,
-        checkpointing=bool(setting(stage, "gradient_checkpointing")),
-        weight_bytes=BYTES.get(dtype, 4),
-        compute_bytes=min(4, BYTES[compute_dtype(stage)]),
-        teacher_bytes=BYTES.get(frozen, 4),
-        attention=setting(stage, "attn_implementation") or "sdpa",
-        sync_each_batch=bool(accumulation.get("sync_each_batch")),
-        trained=0.0 if setting(stage, "use_peft") else 1.0,
-        chunk_tokens=setting(stage, "loss_chunk_tokens"),
-        device="cpu" if options.machine.card.name == CPU else "cuda",
-        fused_loss=_distils(stage) or stage.run in ("pwrm", "odpo"),  # a comparison has logits of its last token alone
-        teacher_is_here=not any(stage.settings.get(flag) for flag in ("teacher_url", "teacher_cache")),
-        packed=not _padded(stage),
-        fewest_rows=2 if stage.run == "odpo" and setting(stage, "loss_form") == "pair" else 1,
-    )
-
-
-def _padded(stage: Stage) -> bool:
-    return stage.run in POST_TRAINING and not stage.settings.get("packing")
-
-
-def _distils(stage: Stage) -> bool:
-    return stage.run == "distill" or stage.run == "sft" and not stage.settings.get("plain_sft")
-
-
-def _length_flag(stage: Stage) -> str:
-    """The setting that bounds a row."""
-    if stage.run != "odpo":
-        return "max_length"
-    return "vllm_max_model_length" if setting(stage, "vllm_max_model_length") else "max_completion_length"
-
-
-def _check_shared(stage: Stage, shared: int, options: Options) -> None:
-    """Refuse what the trainers refuse of GPUs that share rows of packed text (`distill/parallel.py`)."""
-    gpus, given = options.machine.gpus, f"{stage.name}: --sequence_parallel {shared}"
-    if shared < 1 or gpus % shared:
-        raise ValueError(f"{given}: {gpus} GPUs cannot be divided into groups of {shared}")
-    if shared == 1:
-        return
-    if _padded(stage):
-        raise ValueError(f"{given}: planned are packed rows alone; {stage.run} reads each conversation by itself")
-    if options.sharding not in (None, "zero3"):
-        raise ValueError(f"{given} with --sharding {options.sharding}: GPUs share rows under zero3 alone")
-    if "flash" not in (setting(stage, "attn_implementation") or "sdpa"):
-        words = f"--set {stage.name}.attn_implementation=flash_attention_2"
-        raise ValueError(f"{given}: rows of packed text are shared with FlashAttention alone: add {words}")
-    if setting(stage, "per_device_train_batch_size") != 1:
-        raise ValueError(f"{given}: add --set {stage.name}.per_device_train_batch_size=1, a row is split already")
-    accumulation = setting(stage, "gradient_accumulation_steps")
-    if gpus > shared and accumulation % shared:
-        words = f"gradient_accumulation_steps must be a multiple of {shared}, and is {accumulation}"
-        raise ValueError(f"{given}: {words}, since {shared} rows are trained on in turn")
 
 
 def _training(part: PlannedStage, options: Options, record: Record | None) -> Estimate:
     stage, machine = part.stage, options.machine
     if part.config is None:
         return Estimate(stage.name, stage.run, machine.gpus, missing="its model's shape is not known yet")
-    if setting(stage, _length_flag(stage)) is None and stage.run in POST_TRAINING:
-        return Estimate(stage.name, stage.run, machine.gpus, missing=f"{_length_flag(stage)} is not set")
+    if setting(stage, length_flag(stage)) is None and stage.run in POST_TRAINING:
+        return Estimate(stage.name, stage.run, machine.gpus, missing=f"{length_flag(stage)} is not set")
     setup = make_setup(part, options)
     for config, needed, who in (
-        (part.teacher, _distils(stage) and setup.teacher_is_here, "teacher"),
+        (part.teacher, distils(stage) and setup.teacher_is_here, "teacher"),
         (part.reward, "reward_model" in stage.inputs, "reward model"),
+        (part.reward, "judge_model_name_or_path" in stage.inputs, "judge"),
     ):
         if needed and config is None:
             missing = f"its {who}'s config.json is not here, or of a family that cannot be counted"
             return Estimate(stage.name, stage.run, machine.gpus, missing=missing)
-    per_token, memory = step_costs(part, setup), step_memory(part, setup, machine)
-    known = {"gpus": machine.gpus, "batch_tokens": setup.step_tokens, "per_token": per_token, "memory": memory}
-    known |= {"device_bytes": memory.total, "counted": _counted(stage)}
-    if machine.memory_bytes is not None and memory.total > machine.memory_bytes:
-        total = partial(_total, part, machine)
-        known["advice"] = tuple(remedies(setup, machine.memory_bytes, total))
+    per_token, held = step_costs(part, setup), step_memory(part, setup, machine)
+    known = {"gpus": machine.gpus, "batch_tokens": setup.step_tokens, "per_token": per_token, "memory": held[0]}
+    known |= {"device_bytes": _most(held), "counted": _counted(stage), "writing_memory": held[-1]}
+    if len(held) == 1:
+        del known["writing_memory"]
+    if machine.memory_bytes is not None and _most(held) > machine.memory_bytes:
+        known["advice"] = _advice(part, setup, machine)
     steps = setting(stage, "max_steps")
     if stage.settings.get("train_tokens") is not None:  # as CascadeSFTConfig rounds
         steps = max(1, round(stage.settings["train_tokens"] / setup.step_tokens))
@@ -268,11 +158,15 @@ def _training(part: PlannedStage, options: Options, record: Record | None) -> Es
         return Estimate(stage.name, stage.run, **known, missing=missing)
     tokens = steps * setup.step_tokens
     known |= {"tokens": tokens, "steps": steps, "flops": tokens * per_token.executed}
+    if stage.run == "grpo":
+        responses = tokens // setup.max_length // setting(stage, "num_iterations")
+        known["written"] = responses * setting(stage, "max_completion_length")
     if record is not None and record.tokens:
         seconds = record.seconds * tokens / record.tokens
         return Estimate(stage.name, stage.run, **known, seconds=seconds, bound="record", record=record.where)
-    if stage.run == "odpo":
-        return Estimate(stage.name, stage.run, **known, missing=WRITING)
+    missing = WRITING if stage.run == "odpo" else _no_writing_time(part, setup, machine) if stage.run == "grpo" else ""
+    if missing:
+        return Estimate(stage.name, stage.run, **known, missing=missing)
     peak, frozen = _peaks(stage, machine)
     if peak is None:
         return Estimate(stage.name, stage.run, **known, missing=_no_peak(machine, compute_dtype(stage)))
@@ -281,8 +175,11 @@ def _training(part: PlannedStage, options: Options, record: Record | None) -> Es
     own = per_token.student + per_token.recomputed
     arithmetic = tokens * (own / peak + per_token.teacher / frozen) / (machine.gpus * options.mfu)
     links = _exchange_seconds(part, setup, machine) * steps
-    bound = "links" if links > arithmetic else "arithmetic"
-    return Estimate(stage.name, stage.run, **known, seconds=max(links, arithmetic), bound=bound)
+    bound, seconds = ("links", links) if links > arithmetic else ("arithmetic", arithmetic)
+    if stage.run == "grpo":
+        known["times"] = _group_times(part, setup, options, steps, seconds)
+        seconds = known["times"].total
+    return Estimate(stage.name, stage.run, **known, seconds=seconds, bound=bound)
 
 
 def step_costs(part: PlannedStage, setup: Setup) -> StepFlops:
@@ -290,40 +187,133 @@ def step_costs(part: PlannedStage, setup: Setup) -> StepFlops:
     stage = part.stage
     if stage.run == "odpo":
         return online_flops(part.config, part.reward, setup, forms=setting(stage, "loss_form") == "weight")
-    teacher = part.teacher if _distils(stage) and setup.teacher_is_here else None
+    if stage.run == "grpo":
+        iterations = setting(stage, "num_iterations")
+        return group_flops(part.config, setup, scored=is_scored(stage, setup), iterations=iterations)
+    teacher = part.teacher if distils(stage) and setup.teacher_is_here else None
     keys = keys_of([part.config, *([teacher] if teacher else [])], setup.max_length, whole_square=setup.masked)
-    return step_flops(part.config, teacher, keys, checkpointing=setup.checkpointing, trained=setup.trained)
+    how = {"checkpointing": setup.checkpointing, "trained": setup.trained, "head_again": setup.trl_head}
+    return step_flops(part.config, teacher, keys, **how)
 
 
-def step_memory(part: PlannedStage, setup: Setup, machine: Machine) -> Memory:
-    """Memory of one GPU in a training step."""
+def step_memory(part: PlannedStage, setup: Setup, machine: Machine) -> tuple[Memory, ...]:
+    """Memory of one GPU in a training step; of grpo also while responses are written."""
     stage = part.stage
-    if stage.run != "odpo":
-        return training_memory(part.config, part.teacher, setup)
-    dtype, vllm = setting(stage, "reward_model_dtype"), setting(stage, "use_vllm")
+    if stage.run not in ONLINE:
+        return (training_memory(part.config, part.teacher, setup),)
+    dtype = setting(stage, "reward_model_dtype") if stage.run == "odpo" else "auto"
     dtype = model_dtype(part.reward or {}) if dtype == "auto" else dtype
-    beside = vllm and setting(stage, "vllm_mode") == "colocate"
-    return online_memory(
-        part.config,
-        part.reward,
-        setup,
-        reward_bytes=BYTES.get(dtype, 4),
-        rows=0 if vllm else setup.rows * (setting(stage, "steps_per_generation") or setup.accumulation),
-        engine=setting(stage, "vllm_gpu_memory_utilization") * (machine.memory_bytes or 0) if beside else 0.0,
-        sleeps=bool(setting(stage, "vllm_enable_sleep_mode")),
-    )
+    engine, width = engine_of(stage), BYTES.get(dtype, 4)
+    how = {
+        "rows": 0 if setting(stage, "use_vllm") else setup.rows * batches_written(stage, setup),
+        "engine": 0.0 if engine is None else engine.share * (machine.memory_bytes or 0),
+        "sleeps": bool(setting(stage, "vllm_enable_sleep_mode")),
+    }
+    if stage.run == "grpo":
+        return group_memory(part.config, part.reward, setup, judge_bytes=width, **how)
+    return (online_memory(part.config, part.reward, setup, reward_bytes=width, **how),)
 
 
-def _total(part: PlannedStage, machine: Machine, setup: Setup) -> float:
-    return step_memory(part, setup, machine).total
+def _most(held: tuple[Memory, ...]) -> float:
+    return max(memory.total for memory in held)
+
+
+def _advice(part: PlannedStage, setup: Setup, machine: Machine) -> tuple[str, ...]:
+    """Changes with which a stage that does not fit would; on GRPO's card vLLM may sleep first."""
+    tried = {"": part}
+    awake = engine_of(part.stage) is not None and not setting(part.stage, "vllm_enable_sleep_mode")
+    if part.stage.run == "grpo" and awake:
+        settings = part.stage.settings | {"vllm_enable_sleep_mode": True}
+        tried["vllm_enable_sleep_mode: true"] = replace(part, stage=replace(part.stage, settings=settings))
+    totals = {words: lambda *case, of=other: _most(step_memory(of, *case)) for words, other in tried.items()}
+    return tuple(advise(setup, machine, totals))
+
+
+def _no_writing_time(part: PlannedStage, setup: Setup, machine: Machine) -> str:
+    """Why it is not known how long GRPO's responses take to write, or nothing."""
+    engine = engine_of(part.stage)
+    if engine is None:
+        return SERVED if setting(part.stage, "use_vllm") else WRITING
+    if machine.card.name == CUSTOM and machine.peak_flops("bfloat16") is None:
+        return NO_MACHINE
+    if machine.memory_bytes is None or machine.card.name not in BANDWIDTH:
+        return f"writing responses: how fast the memory of {machine.card.name} is read is not known"
+    if machine.gpus % engine.together:
+        return f"vllm_tensor_parallel_size {engine.together} does not divide {machine.gpus} GPUs"
+    if not engine.rows_at_once(part.config, setup, machine):
+        return (
+            f"vLLM has no room for a row of {setup.max_length:,} tokens beside the policy: raise "
+            "vllm_gpu_memory_utilization or vllm_tensor_parallel_size"
+        )
+    return ""
+
+
+def _group_times(part: PlannedStage, setup: Setup, options: Options, steps: int, passes: float) -> Times:
+    """
+    What a GRPO stage's time is made of, and bounds of it.
+
+    Args:
+        part (`PlannedStage`): the stage; vLLM on its own GPUs has room for a row.
+        setup (`Setup`), options (`Options`): how and where it trains.
+        steps (`int`): optimizer steps.
+        passes (`float`): seconds of training.
+    """
+    stage, machine, engine = part.stage, options.machine, engine_of(part.stage)
+    iterations, rounds = setting(stage, "num_iterations"), setting(stage, "max_refill_rounds")
+    responses = setup.step_tokens // setup.max_length
+    rate = machine.gpus * machine.peak_flops(compute_dtype(stage)) * options.mfu
+    seconds = []
+    for share in (1, SHORT):
+        rows = setup.changed(max_length=max(1, round(share * setup.max_length)))
+        flops = responses * rows.max_length * group_flops(part.config, rows, scored=False).generated
+        seconds.append(max(engine.seconds(part.config, rows, machine, responses), flops / rate) * steps / iterations)
+    writing, short = seconds
+    before = 0.0
+    if is_scored(stage, setup):
+        row = keys_of([part.config], setup.max_length, whole_square=setup.masked)
+        before = steps * setup.step_tokens * sum(forward_flops(part.config, row)) / rate / iterations
+    return Times(writing, passes, short + passes, writing + passes + rounds * (writing + before))
+
+
+def _sampling(part: PlannedStage, options: Options) -> Estimate:
+    """A difficulty stage, which writes responses to every prompt, on one GPU."""
+    stage, machine = part.stage, options.machine
+    if "model" not in stage.inputs:
+        return Estimate(stage.name, stage.run, missing="its server writes the responses")
+    if part.source is None:
+        return Estimate(stage.name, stage.run, missing="its model's shape is not known yet")
+    samples, length = (setting(stage, flag) for flag in ("samples_per_prompt", "max_completion_length"))
+    dtype = setting(stage, "dtype")
+    if dtype == "auto":
+        dtype = "float32" if machine.card.name == CPU else model_dtype(part.source)
+    width = BYTES.get(dtype, 4)
+    forward = sum(forward_flops(part.source, keys_of([part.source], length)))
+    row = cache_bytes(part.source, Setup(length, compute_bytes=width), 1)
+    weights, batch = width * count_total(part.source), setting(stage, "batch_size")
+    known = {"per_token": StepFlops(0.0, 0.0, 0.0, generated=forward), "device_bytes": weights + batch * row}
+    room = machine.memory_bytes
+    if room is not None and weights + batch * row > room:
+        fewer = int((room - weights) // row)
+        words = f"batch_size: {fewer} ({(weights + fewer * row) / 1e9:,.0f} GB)" if fewer > 0 else ""
+        known["advice"] = tuple(
+            filter(None, [words, "set.url and set.served_model, a server, instead of inputs.model"])
+        )
+    each = f"{samples} responses of at most {length:,} tokens to each, {samples * length * forward:.1e} FLOPs a prompt"
+    if limit := stage.settings.get("limit"):
+        known["tokens"] = limit * samples * length
+        known["flops"] = known["tokens"] * forward
+        missing = f"how long writing takes, without vLLM: at most {limit:,} prompts, {each}".replace("e+", "e")
+    else:
+        missing = f"depends on the number of prompts: {each}".replace("e+", "e")
+    return Estimate(stage.name, stage.run, **known, missing=missing)
 
 
 def _counted(stage: Stage) -> str:
     """What stands for lengths that only the rows have."""
-    if not _padded(stage):
+    if not padded(stage):
         return ""
-    if _length_flag(stage) != "max_completion_length":
-        return f"at most: every row as if it had {_length_flag(stage)} tokens"
+    if length_flag(stage) != "max_completion_length":
+        return f"at most: every row as if it had {length_flag(stage)} tokens"
     return (
         "every response as if it had max_completion_length tokens, and prompts as if they had none: "
         "vllm_max_model_length bounds both together"

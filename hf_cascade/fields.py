@@ -35,6 +35,7 @@ DATACLASSES = {
         "trl.ModelConfig",
         "trl.DatasetMixtureConfig",
     ),
+    "difficulty": ("hf_cascade.grpo.difficulty_arguments.DifficultyArguments",),
     "grpo": (
         "hf_cascade.grpo.config.CascadeGRPOConfig",
         "hf_cascade.grpo.arguments.GRPOArguments",

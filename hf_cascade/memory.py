@@ -14,6 +14,8 @@ from hf_cascade.shape import attention_sizes, count_parameters, count_total, tex
 SHARDINGS = ("none", "fsdp2", "zero3")
 LOSS_BUFFER_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}  # `CHUNK_BYTES` of distill/loss.py, which needs torch
 LOSS_BUFFERS = 3.5  # two models' logits, a spare one, and the gradient rounded for its products
+TILE = (4096, 32768)  # tokens and words of TRL's head at once (trl/kernels/chunked_logprob.py, trl/trainer/utils.py)
+TILE_COPIES = {"cpu": 9, "cuda": 0}  # fp32 copies of a tile while torch folds it; Triton's kernel works in place
 GATHERED_LAYERS = 2  # the one at work and the next, whose gathering has begun
 
 
@@ -38,7 +40,8 @@ class Setup:
         trained (`float`): share of the weights that get gradients and optimizer states.
         chunk_tokens (`int`, *optional*): rows of logits at once.
         device (`str`): `cuda` or `cpu`.
-        fused_loss (`bool`): the loss never makes whole logits; next-token training does.
+        trl_head (`bool`): log-probabilities by TRL's fused head, as in GRPO and next-token training; else the fused
+            loss of `distill/loss.py`. Neither makes whole logits.
         teacher_is_here (`bool`): not served by another process, nor read from a cache.
         packed (`bool`): rows are full of documents; else each is one conversation, padded.
         fewest_rows (`int`): rows that must be in one batch: 2 where they are a pair.
@@ -59,7 +62,7 @@ class Setup:
     trained: float = 1.0
     chunk_tokens: int | None = None
     device: str = "cuda"
-    fused_loss: bool = True
+    trl_head: bool = False
     teacher_is_here: bool = True
     packed: bool = True
     fewest_rows: int = 1
@@ -206,11 +209,20 @@ def _student_gathered(student: dict, setup: Setup) -> float:
     return weights + width * setup.trained * (layer + ends)
 
 
+def _trl_head_bytes(student: dict, setup: Setup) -> float:
+    """
+    Of TRL's head in its backward pass: a tile of logits, the head's gradient in fp32 and rounded, and of each token the
+    stream, the scored part of it, its gradient in fp32 and rounded, and what the last norm saved.
+    """
+    text, c, stream = text_config(student), setup.compute_bytes, _stream_bytes(setup)
+    tile = min(setup.tokens, TILE[0]) * min(text["vocab_size"], TILE[1]) * (c + 4 * TILE_COPIES[setup.device])
+    gradient = (4 + c) * head_parameters(student) if setup.trained > 0 else 0
+    return tile + gradient + setup.tokens * (8 + c + 3 * stream) * text["hidden_size"]
+
+
 def _loss_bytes(student: dict, teacher: dict | None, setup: Setup) -> float:
-    """Of the fused loss; of next-token training whole logits in the factors' type, in fp32, their softmax, gradient."""
+    """Of the fused loss of `distill/loss.py`."""
     vocabulary, c = text_config(student)["vocab_size"], setup.compute_bytes
-    if not setup.fused_loss:
-        return setup.tokens * vocabulary * (c % 4 + 12)
     chunk = LOSS_BUFFER_BYTES[setup.device] if setup.chunk_tokens is None else 4 * vocabulary * setup.chunk_tokens
     buffers = LOSS_BUFFERS * min(chunk, 4 * vocabulary * setup.tokens)
     models = [student, student] + ([teacher] if teacher is not None else [])
@@ -225,7 +237,8 @@ def training_memory(student: dict, teacher: dict | None, setup: Setup) -> Memory
     """
     Memory of one GPU when it holds most: in the student's backward pass, or in the teacher's forward before it.
 
-    Parts that do not peak at quite the same moment are added: an upper bound, by a few GB.
+    Parts that do not peak at quite the same moment are added: an upper bound, by a few GB. Of TRL's head and the
+    layers' backward pass, which comes after it, the larger counts: both are gigabytes on long rows.
 
     Args:
         student (`dict`): its config.json.
@@ -233,7 +246,10 @@ def training_memory(student: dict, teacher: dict | None, setup: Setup) -> Memory
         setup (`Setup`): how the stage trains.
     """
     gathered, kept = _student_gathered(student, setup), _kept(student, setup)
-    passing, loss, frozen = _passing(student, setup, backward=True), _loss_bytes(student, teacher, setup), 0.0
+    passing, frozen = _passing(student, setup, backward=True), 0.0
+    loss = _trl_head_bytes(student, setup) if setup.trl_head else _loss_bytes(student, teacher, setup)
+    if setup.trl_head:
+        passing, loss = (0.0, loss) if loss > passing else (passing, 0.0)
     if teacher is not None and setup.teacher_is_here:
         frozen = setup.teacher_bytes * count_total(teacher) / setup.shards
         theirs = setup.teacher_bytes * (GATHERED_LAYERS * layer_parameters(teacher) + end_parameters(teacher))

@@ -1,8 +1,10 @@
-"""FLOPs and memory of an Online DPO step, from config.json dicts alone, beside what any training step takes.
+"""FLOPs and memory of an Online DPO or GRPO step, from config.json dicts alone, beside what any training step takes.
 
 A row is one response with its prompt. Its forward passes: the policy's while it writes (every token once, with cached
-keys), the policy's and its backward in training, the reference's, and two of the reward model, which reads both
-responses of a pair in both orders. Prompts are counted only where a setting bounds prompt and response together.
+keys), and the policy's and its backward in training. In Online DPO also the reference's, and two of the reward model,
+which reads both responses of a pair in both orders; in GRPO, which has no reference, one more of the policy where
+probabilities from before the step are needed. Prompts are counted only where a setting bounds prompt and response
+together.
 """
 
 from dataclasses import replace
@@ -23,6 +25,14 @@ ONLINE_DEFAULTS = {
     "loss_form": "pair",
     "steps_per_generation": None,
     "reward_model_dtype": "auto",
+}
+GRPO_DEFAULTS = {  # of the grpo stage alone
+    "generation_batch_size": None,
+    "num_iterations": 1,
+    "max_refill_rounds": 3,
+    "vllm_importance_sampling_correction": True,
+    "vllm_tensor_parallel_size": 1,
+    "judge_model_name_or_path": None,
 }
 
 
@@ -47,11 +57,45 @@ def online_flops(policy: dict, reward: dict | None, setup: Setup, forms: int = 0
     return replace(step, student=step.student + forms * again, teacher=again + layers, generated=written)
 
 
+def group_flops(policy: dict, setup: Setup, *, scored: bool, iterations: int = 1) -> StepFlops:
+    """
+    FLOPs of a GRPO step for one token of a row. Rewards multiply nothing here; groups that are replaced are not in it.
+
+    Args:
+        policy (`dict`): its config.json.
+        setup (`Setup`): `max_length` is a row's longest; shorter rows are padded to the longest of their batch.
+        scored (`bool`): log-probabilities are taken once more, before the step.
+        iterations (`int`): steps on the same responses.
+    """
+    row = keys_of([policy], setup.max_length, whole_square=setup.masked)
+    how = {"checkpointing": setup.checkpointing, "trained": setup.trained, "head_again": setup.trl_head}
+    step = step_flops(policy, None, row, **how)
+    before = sum(forward_flops(policy, row)) / iterations if scored else 0.0
+    written = sum(forward_flops(policy, keys_of([policy], setup.max_length))) / iterations
+    return replace(step, student=step.student + before, generated=written)
+
+
 def cache_bytes(policy: dict, setup: Setup, rows: int) -> float:
     """Bytes of the keys and values of `rows` whole rows: two of key_value_heads x head_dim a token and layer."""
     _, key_value_heads, head_dim = attention_sizes(policy)
     layers = text_config(policy)["num_hidden_layers"]
     return 2.0 * rows * setup.max_length * layers * key_value_heads * head_dim * setup.compute_bytes
+
+
+def writing_bytes(policy: dict, setup: Setup, gathered: float, rows: int, engine: float = 0.0) -> float:
+    """
+    Bytes of one GPU that writing responses takes beside the policy's own state.
+
+    Args:
+        policy (`dict`), setup (`Setup`): as for [`online_memory`].
+        gathered (`float`): what training gathers of the other GPUs' shares.
+        rows (`int`): responses that one GPU writes at once without vLLM; 0 with it.
+        engine (`float`): what vLLM takes of the same GPU while the policy's training does not.
+    """
+    if not rows:
+        return engine
+    whole = setup.compute_bytes * count_parameters(policy)  # all gathered (ds3_gather_for_generation)
+    return engine + cache_bytes(policy, setup, rows) + (whole if setup.sharding == "zero3" else gathered)
 
 
 def online_memory(
@@ -81,11 +125,31 @@ def online_memory(
     frozen = setup.weight_bytes * count_total(policy) / setup.shards if setup.trained > 0 else 0.0
     frozen += reward_bytes * count_total(reward) if reward else 0.0
     memory = replace(memory, teacher=frozen + (0.0 if sleeps else engine))
-    writing = cache_bytes(policy, setup, rows) + (engine if sleeps else 0.0)
-    if rows and setup.sharding == "zero3":
-        writing += setup.compute_bytes * count_parameters(policy)  # all gathered (ds3_gather_for_generation)
-    elif rows:
-        writing += memory.gathered
+    writing = writing_bytes(policy, setup, memory.gathered, rows, engine if sleeps else 0.0)
     if writing > memory.gathered + memory.activations + memory.loss:
         return replace(memory, gathered=0.0, activations=writing, loss=0.0)
     return memory
+
+
+def group_memory(
+    policy: dict,
+    judge: dict | None,
+    setup: Setup,
+    *,
+    judge_bytes: int,
+    rows: int,
+    engine: float = 0.0,
+    sleeps: bool = False,
+) -> tuple[Memory, Memory]:
+    """
+    Memory of one GPU in GRPO's backward pass, and while responses are written: then as activations. No reference.
+
+    Args:
+        policy (`dict`), setup (`Setup`), rows (`int`), engine (`float`), sleeps (`bool`): as for [`online_memory`].
+        judge (`dict`, *optional*): config.json of a model that grades in the process. Every GPU holds it whole.
+        judge_bytes (`int`): of its weight.
+    """
+    beside = (judge_bytes * count_total(judge) if judge else 0.0) + (0.0 if sleeps else engine)
+    training = replace(training_memory(policy, None, setup), teacher=beside)
+    writing = writing_bytes(policy, setup, training.gathered, rows, engine if sleeps else 0.0)
+    return training, replace(training, gathered=0.0, activations=writing, loss=0.0)

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from hf_cascade import assets
-from hf_cascade.recipe import Recipe, RecipeError, Stage
+from hf_cascade.recipe import MODELLESS, Recipe, RecipeError, Stage
 from hf_cascade.shape import ChildShape, count_parameters, is_tied, text_config
 
 PARENT_CONFIG = "parent_config.json"
@@ -70,7 +70,7 @@ def make_plan(recipe: Recipe) -> list[PlannedStage]:
 
 def _config_of(source: str | list[str] | None, stage: Stage, configs: dict, recipe: Path) -> dict | None:
     """The config of a stage's input; `None` for several models, and for one on the Hub."""
-    if isinstance(source, list):
+    if isinstance(source, list) or source is None and stage.run == "difficulty":  # a server's model
         return None
     if source in configs:
         return configs[source]
@@ -88,7 +88,7 @@ def _other_config(other: str | None, stage: Stage, configs: dict, recipe: Path) 
 
 def _config_after(stage: Stage, config: dict | None) -> dict | None:
     """The config of the model a stage leaves, of the one it starts from; `None` when it leaves none."""
-    if config is None or stage.run == "evaluate":
+    if config is None or stage.run in MODELLESS:
         return config
     if stage.run != "prune":  # saved in the type it was trained in
         dtype = stage.settings.get("dtype") or "float32"
@@ -158,8 +158,8 @@ def _teacher(stage: Stage) -> str | None:
 
 
 def _judge(stage: Stage) -> str | None:
-    """The reward model a stage names."""
-    return stage.inputs.get("reward_model")
+    """The reward model a stage names, or the judge in its process."""
+    return stage.inputs.get("reward_model") or stage.inputs.get("judge_model_name_or_path")
 
 
 def _parent_config(source: str, recipe: Path) -> Path | None:
@@ -192,11 +192,14 @@ def table(planned: list[PlannedStage], states: dict[str, str] | None = None, sho
     Args:
         planned (`list[PlannedStage]`): from [`make_plan`].
         states (`dict[str, str]`, *optional*): stage name to `new`, `resumes` or `done`. Unset, no such column.
-        short (`bool`, *optional*, defaults to `False`): for 80 columns: `13.5B` for 13,506,073,600, and no sources.
+        short (`bool`, *optional*, defaults to `False`): for 80 columns: `13.5B` for 13,506,073,600, no sources, and
+            no column that holds nothing.
     """
     left_out = (() if states is not None else ("state",)) + (("starts from",) if short else ())
     shown = [number for number, name in enumerate(COLUMNS) if name not in left_out]
     rows = [_row(part, states or {}, short_number if short else "{:,}".format) for part in planned]
+    if short:
+        shown = [number for number in shown if any(row[number] for row in rows)]
     rows = [[row[number] for number in shown] for row in rows]
     columns = tuple(COLUMNS[number] for number in shown)
     return make_table(columns, rows, right=("parameters", "window", "tokens"), yields="starts from")
@@ -232,9 +235,9 @@ def short_number(value: float) -> str:
 
 def _row(part: PlannedStage, states: dict[str, str], written) -> list[str]:
     stage, config = part.stage, part.config
-    source = _source(stage) or "a random start"
+    source = _source(stage) or stage.settings.get("served_model") or "a random start"
     shape = parameters = ""
-    if config is not None and stage.run != "evaluate":
+    if config is not None and stage.run not in MODELLESS:
         text = text_config(config)
         tied = " tied" if is_tied(config) else ""
         shape = f"{text['num_hidden_layers']} x {text['hidden_size']} / {text['intermediate_size']}{tied}"

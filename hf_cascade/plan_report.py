@@ -1,34 +1,26 @@
 """`hf-cascade plan`: what a recipe makes and what each stage takes on a machine, with its basis; tables or JSON."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.table import Table
 
 from hf_cascade import manifest
 from hf_cascade.display import make_console
-from hf_cascade.estimate import (
-    MFU,
-    NO_MACHINE,
-    PRUNE_PASSES,
-    Estimate,
-    Options,
-    Record,
-    compute_dtype,
-    estimate,
-    make_setup,
-)
+from hf_cascade.estimate import NO_MACHINE, PRUNE_PASSES, Estimate, Record, estimate
 from hf_cascade.machines import CPU, CUSTOM, find_machine
 from hf_cascade.memory import SHARDINGS
 from hf_cascade.plan import PlannedStage, make_plan, make_table, short_number, table
 from hf_cascade.recipe import Recipe, load_recipe
 from hf_cascade.run import default_name, parse_overrides
 from hf_cascade.shape import count_parameters, count_total
+from hf_cascade.stage_setup import MFU, Options, compute_dtype, make_setup
+from hf_cascade.writing import BANDWIDTH, SHORT
 
 RESULTS = "results/results.json"  # beside a recipe: what it made when its authors ran it
 COST_COLUMNS = ("stage", "batch", "steps", "FLOPs", "teacher", "tokens/s", "time", "GPU-h")
-MEMORY_COLUMNS = ("stage", "student", "teacher", "gathered", "activations", "loss", "total", "fits")
+MEMORY_COLUMNS = ("stage", "student", "teacher", "gathered", "activations", "loss", "total", "fit")
 SHARED_ROWS = "by ZeRO-3 where GPUs share rows (recipes/accelerate/sp_zero3.yaml)"
 NARROW = 110  # columns of a terminal below which the first table writes 13.5B for 13,506,073,600
 
@@ -158,13 +150,17 @@ def memory_table(estimates: list[Estimate], options: Options) -> Table:
     for part in estimates:
         if part.device_bytes is None:
             continue
-        parts = [""] * 5
-        if part.memory is not None:
-            held = part.memory
-            parts = [held.student, held.teacher, held.gathered, held.activations, held.loss]
-            parts = [_gigabytes(size) for size in parts]
-        fits = {None: "", True: "yes", False: "no"}[part.fits(options.machine)]
-        rows.append([part.name, *parts, _gigabytes(part.device_bytes), fits])
+        phases = {part.name: part.memory, "  writing": part.writing_memory}
+        for name, held in phases.items():
+            if held is None and name != part.name:
+                continue
+            parts, total = [""] * 5, part.device_bytes
+            if held is not None:
+                parts = [held.student, held.teacher, held.gathered, held.activations, held.loss]
+                parts = [_gigabytes(size) for size in parts]
+                total = part.device_bytes if part.writing_memory is None else held.total
+            fits = {None: "", True: "yes", False: "no"}[replace(part, device_bytes=total).fits(options.machine)]
+            rows.append([name, *parts, _gigabytes(total), fits])
     shown = len(MEMORY_COLUMNS) - (options.machine.memory_bytes is None)
     return make_table(MEMORY_COLUMNS[:shown], [row[:shown] for row in rows], right=MEMORY_COLUMNS[1:-1])
 
@@ -189,6 +185,7 @@ def basis(planned: list[PlannedStage], estimates: list[Estimate], options: Optio
     lines = [
         *_flops_basis(trained, estimates, options),
         *_post_training_basis(estimates),
+        *_group_basis(estimates, options),
         *_time_basis(trained, estimates, options),
         *_memory_basis(trained),
     ]
@@ -205,12 +202,15 @@ def basis(planned: list[PlannedStage], estimates: list[Estimate], options: Optio
 def _flops_basis(trained: list, estimates: list[Estimate], options: Options) -> list[tuple[str, str]]:
     lines = []
     if trained:
-        whole = "the whole row, which SDPA multiplies and masks" if any(setup.masked for *_, setup in trained) else ""
+        masked = {setup.masked for *_, setup in trained}
+        attended = "the whole row, which SDPA multiplies and masks" if True in masked else "all before them in the row"
+        if len(masked) == 2:
+            attended = "all before them in the row under FlashAttention, else to the whole row, which SDPA masks"
         lines.append(
             (
                 "FLOPs",
                 "Matrix products: the student forward and backward, layers again where gradient checkpointing "
-                f"recomputes them, the teacher forward. Tokens attend to {whole or 'all before them in the row'}. Text "
+                f"recomputes them, the teacher forward. Tokens attend to {attended}. Text "
                 "only, no vision tower. batch: tokens of an optimizer step. teacher: its share.",
             )
         )
@@ -244,6 +244,44 @@ def _post_training_basis(estimates: list[Estimate]) -> list[tuple[str, str]]:
                 "where that is more, all that writing takes.",
             )
         )
+    if any(cost.run == "grpo" and cost.memory for cost in estimates):
+        lines.append(
+            (
+                "grpo",
+                "FLOPs: the policy forward while it writes, then forward and backward, its head once more, and another "
+                "forward for log-probabilities beforehand where responses are vLLM's or older than the policy. No "
+                "reference; rewards are not counted, nor groups that replace others. Rows are padded to the longest "
+                "written with them. Logits are never whole. Memory of teacher: a judge in the process, whole on each "
+                "GPU; vLLM on the same card unless it sleeps. loss: 0 where layers take more after it. writing: what "
+                "that takes, as activations.",
+            )
+        )
+    return lines
+
+
+def _group_basis(estimates: list[Estimate], options: Options) -> list[tuple[str, str]]:
+    """What GRPO's hours are, and between what they may lie."""
+    timed = [cost for cost in estimates if cost.times is not None]
+    if not timed:
+        return []
+    card = options.machine.card
+    lines = [
+        (
+            "writing",
+            "time of grpo: an upper bound in lengths, every response at its longest, no group replaced; a lower one "
+            "in the engine, which reads weights and earlier keys and values at the memory's full "
+            f"{BANDWIDTH[card.name]:g} TB/s ({card.source}), as many whole rows together as fit beside the policy. "
+            f"short: responses {SHORT:.0%} as long, in rows padded as before. refilled: every group replaced "
+            "max_refill_rounds times. Rewards and judges take no time in it. Not measured.",
+        )
+    ]
+    for cost in timed:
+        short, refilled, writing, passes = (
+            _time(seconds) for seconds in (cost.times.short, cost.times.refilled, cost.times.writing, cost.times.passes)
+        )
+        a_step = short_number(cost.written / cost.steps)
+        words = f"at most {short_number(cost.written)} tokens written, {a_step} a step; writing {writing}, passes "
+        lines.append((cost.name, f"{words}{passes}; short {short}, refilled {refilled}"))
     return lines
 
 
@@ -308,8 +346,9 @@ def as_dict(recipe: Recipe, planned: list[PlannedStage], estimates: list[Estimat
         entry = {"parameters": None if part.config is None else count_parameters(part.config), **asdict(cost)}
         if cost.per_token is not None:
             entry["per_token"] |= {"model": cost.per_token.model, "executed": cost.per_token.executed}
-        if cost.memory is not None:
-            entry["memory"] |= {"total": cost.memory.total}
+        for name, held in (("memory", cost.memory), ("writing_memory", cost.writing_memory)):
+            if held is not None:
+                entry[name] |= {"total": held.total}
         stages.append(entry | {"fits": cost.fits(machine)})
     timed = [cost for cost in estimates if cost.seconds is not None]
     return {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from hf_cascade import assets, fields, manifest
+from hf_cascade import assets, fields, manifest, needs
 
 STAGE_KEYS = ("run", "config", "inputs", "set")
 # The runner's business, secrets, and code from a checkpoint: not a recipe's.
@@ -26,30 +26,8 @@ FORBIDDEN = {
     "push_to_hub": "publishing is a stage of its own",
     "config": "name it beside `set`",
 }
-# These belong to `inputs`: only there is a stage's name its folder, and are shapes and fingerprints followed.
-INPUT_FLAGS = ("model", "model_name_or_path", "teacher", "teacher_model_name_or_path", "data_after")
-INPUT_FLAGS += ("reward_model", "baseline")
-TEACHER_FLAGS = ("teacher_model_name_or_path", "teacher_url", "teacher_cache")  # one of them
-JUDGE_FLAGS = ("reward_model", "judge_url", "reward_funcs")  # one of them
+MODELLESS = ("difficulty", "evaluate")  # runs whose folder holds no model
 DECISION_FILE = "decision.json"  # what makes a folder a reward model
-REQUIRED_INPUTS = {
-    "prune": ("model",),
-    "pretrain": (),
-    "distill": ("model_name_or_path",),
-    "sft": ("model_name_or_path",),
-    "pwrm": ("model_name_or_path",),
-    "odpo": ("model_name_or_path",),
-    "grpo": ("model_name_or_path",),
-    "evaluate": ("model",),
-}
-ROWS = {
-    "pretrain": "text",
-    "distill": "text",
-    "sft": "text",
-    "pwrm": "pairs (prompt, chosen, rejected)",
-    "odpo": "prompts",
-    "grpo": "prompts",
-}
 FILE_FLAGS = ("model_config", "tasks_path")  # always files here
 TEXT_FLAGS = ("calibration", "calibration_images", "heldout", "dataset", "prompts")  # a file, or on the Hub
 TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".parquet", ".csv", ".gz")
@@ -199,7 +177,7 @@ def _load_stage(path: Path, name: str, written, changes: dict, earlier: dict, pr
     problems += check_flags(run, changes, f"--set {name}")
     problems += check_flags(run, inputs, f"{where}.inputs")
     problems += [f"{where}.inputs.{key}: stands in `set` or `config` too" for key in inputs if key in settings]
-    problems += _check_sources(run, settings, inputs, where)
+    problems += needs.check(run, settings, inputs, where)
     problems += _check_files(settings, where)
     problems += _check_inputs(inputs, earlier, where)
     fingerprint = "" if problems else _fingerprint(run, settings, inputs, earlier)
@@ -250,36 +228,6 @@ def _forbidden_inside(value) -> list[str]:
     return here + _forbidden_inside(list(value.values()))
 
 
-def _check_sources(run: str, settings: dict, inputs: dict, where: str) -> list[str]:
-    """Inputs given in the wrong place, and those without which the stage could only fail."""
-    problems = [f"{where}.{flag}: name it under `inputs`" for flag in INPUT_FLAGS if flag in settings]
-    missing = [flag for flag in REQUIRED_INPUTS[run] if flag not in inputs and flag not in settings]
-    problems += [f"{where}.inputs.{flag}: missing, and {run} needs it" for flag in missing]
-    if run == "pretrain" and ("model_config" in settings) == ("model_name_or_path" in inputs):
-        problems.append(f"{where}: pretrain needs one of set.model_config and inputs.model_name_or_path")
-    teachers = [flag for flag in TEACHER_FLAGS if flag in inputs or settings.get(flag) is not None]
-    if run == "distill" and not teachers or run == "sft" and bool(teachers) == bool(settings.get("plain_sft")):
-        or_not = " or set.plain_sft" if run == "sft" else ""
-        problems.append(
-            f"{where}: {run} needs one of inputs.teacher_model_name_or_path, set.teacher_url, set.teacher_cache{or_not}"
-        )
-    judges = [flag for flag in JUDGE_FLAGS if flag in inputs or settings.get(flag)]
-    if run == "grpo" and not settings.get("reward_funcs"):
-        problems.append(f"{where}.set.reward_funcs: missing, and grpo needs rewards")
-    if run == "odpo" and len(judges) != 1:
-        given = " and ".join(judges) or "none"
-        problems.append(
-            f"{where}: odpo needs one of inputs.reward_model, set.judge_url, set.reward_funcs, and has {given}"
-        )
-    if run == "pwrm" and settings.get("test_split_size") is None:
-        problems.append(f"{where}.set.test_split_size: missing, and pwrm sets its temperature on held-out pairs")
-    if run in ROWS and not settings.get("datasets"):
-        problems.append(
-            f"{where}.set.datasets: missing, and {run} needs {ROWS[run]}, as [{{path: json, data_files: FILE}}]"
-        )
-    return problems
-
-
 def _check_files(settings: dict, where: str) -> list[str]:
     """Local files that settings name and that are not there, and parts of `datasets:` that cannot be read."""
     problems, known = [], fields.class_fields("trl.scripts.utils", "DatasetConfig")
@@ -319,6 +267,13 @@ def _check_inputs(inputs: dict, earlier: dict, where: str) -> list[str]:
             elif not isinstance(source, str) or source not in earlier:
                 near = _near(source, earlier)
                 problems.append(f"{where}.inputs.{flag}: {source!r} is no earlier stage, path or Hub id{near}")
+            elif flag == "prompts_from" and earlier[source].run not in ("difficulty", ""):
+                run = earlier[source].run
+                problems.append(f"{where}.inputs.{flag}: {source} is made by {run}: name a stage with run: difficulty")
+            elif flag != "prompts_from" and earlier[source].run in MODELLESS:
+                problems.append(
+                    f"{where}.inputs.{flag}: {source} is made by {earlier[source].run}, which makes no model"
+                )
     return problems + _check_reward_model(inputs.get("reward_model"), earlier, f"{where}.inputs.reward_model")
 
 

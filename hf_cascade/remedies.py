@@ -3,9 +3,41 @@
 import math
 from collections.abc import Callable, Iterator
 
+from hf_cascade.machines import CARDS, Machine
 from hf_cascade.memory import Setup
 
 MORE_GPUS = 64  # advice ends at so many times the GPUs
+
+
+def advise(setup: Setup, machine: Machine, totals: dict[str, Callable[[Setup, Machine], float]]) -> Iterator[str]:
+    """
+    [`remedies`] on a machine; where none is a setting alone, also the smallest larger card that is enough.
+
+    Args:
+        setup (`Setup`): how the stage trains.
+        machine (`Machine`): where it does not fit.
+        totals (`dict[str, Callable]`): words of what is changed beforehand, `""` for nothing, to the bytes that a setup
+            takes on a machine then. Each is tried until a setting alone is enough.
+    """
+    room, found = machine.memory_bytes, []
+    for before, total in totals.items():
+        if before and total(setup, machine) <= room:
+            found.append(f"{before} ({total(setup, machine) / 1e9:,.0f} GB)")
+        else:
+            changes = remedies(setup, room, lambda other, of=total: of(other, machine))
+            found += [f"{before} and {words}" if before else words for words in changes]
+        if any("--gpus" not in words for words in found):
+            break
+    yield from found
+    if any("--gpus" not in words for words in found):
+        return
+    cards = sorted((card for card in CARDS.values() if card.memory_gb * 1e9 > room), key=lambda card: card.memory_gb)
+    for before, total in totals.items():
+        for other in (Machine(card.name, card, machine.gpus) for card in cards):
+            if total(setup, other) <= other.memory_bytes:
+                words = f"--machine {machine.gpus}x{other.name} ({total(setup, other) / 1e9:,.0f} GB)"
+                yield f"{before} and {words}" if before else words
+                return
 
 
 def remedies(setup: Setup, room: float, total: Callable[[Setup], float]) -> Iterator[str]:

@@ -90,7 +90,13 @@ def test_trainers_get_their_arguments_unchanged(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "word, flag", [("prune", "--intermediate_size"), ("evaluate", "--long_max_length"), ("plan", "--sequence_parallel")]
+    "word, flag",
+    [
+        ("prune", "--intermediate_size"),
+        ("evaluate", "--long_max_length"),
+        ("difficulty", "--max_pass_rate"),
+        ("plan", "--sequence_parallel"),
+    ],
 )
 def test_words_have_their_own_help(word, flag, capsys):
     with pytest.raises(SystemExit) as end:

@@ -8,18 +8,8 @@ import torch
 from hf_cascade import ChildShape
 from hf_cascade.costs import forward_flops, keys_of, step_flops
 from hf_cascade.distill.config import CascadeDistillationConfig
-from hf_cascade.estimate import (
-    BYTES,
-    DEFAULTS,
-    PRUNE_DEFAULTS,
-    PRUNE_PASSES,
-    Options,
-    Record,
-    compute_dtype,
-    estimate,
-    make_setup,
-    model_dtype,
-)
+from hf_cascade.estimate import PRUNE_PASSES, Record, estimate
+from hf_cascade.grpo.difficulty_arguments import DifficultyArguments
 from hf_cascade.machines import find_machine
 from hf_cascade.memory import training_memory
 from hf_cascade.online_costs import online_flops, online_memory
@@ -27,6 +17,16 @@ from hf_cascade.plan import PlannedStage
 from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.recipe import Stage
 from hf_cascade.remedies import remedies
+from hf_cascade.stage_setup import (
+    BYTES,
+    DEFAULTS,
+    DIFFICULTY_DEFAULTS,
+    PRUNE_DEFAULTS,
+    Options,
+    compute_dtype,
+    make_setup,
+    model_dtype,
+)
 from tests.test_costs import PARENT
 
 CHILD = ChildShape(intermediate_size=16384).apply(PARENT)
@@ -46,6 +46,8 @@ def test_defaults_are_those_of_the_stages(tmp_path):
     training = CascadeDistillationConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     held = {**vars(ModelConfig()), **vars(training)}
     assert {flag: held[flag] for flag in DEFAULTS} == DEFAULTS
+    sampling = vars(DifficultyArguments(prompts="p", reward="r", output_dir="o", model="m"))
+    assert {flag: sampling[flag] for flag in DIFFICULTY_DEFAULTS} == DIFFICULTY_DEFAULTS
     pruning = {**vars(PruneConfig()), **vars(PruneArguments("model", "folder"))}
     assert {flag: pruning[flag] for flag in PRUNE_DEFAULTS} == PRUNE_DEFAULTS
     assert {name: getattr(torch, name).itemsize for name in BYTES if name != "fp8"} | {"fp8": 2} == BYTES
@@ -101,10 +103,13 @@ def test_types_of_weights_and_products():
     assert make_setup(planned(accelerator_config=each), EIGHT).sync_each_batch
 
 
-def test_pretraining_has_no_teacher_and_all_logits():
+def test_pretraining_has_no_teacher_and_trls_head():
     cost, distilled = estimate(planned("pretrain", teacher=None), EIGHT), estimate(planned(), EIGHT)
     assert cost.per_token.teacher == 0 and cost.memory.teacher == 0
-    assert cost.per_token.student == distilled.per_token.student and cost.memory.loss > distilled.memory.loss
+    assert cost.per_token.student == distilled.per_token.student
+    assert cost.per_token.recomputed - distilled.per_token.recomputed == 2 * 131072 * 5120
+    whole = 16384 * 131072 * 2  # bytes of bf16 logits, which are never whole
+    assert cost.memory.activations + cost.memory.loss < distilled.memory.activations + distilled.memory.loss + whole
 
 
 def test_lora_trains_little():
@@ -179,7 +184,8 @@ def test_what_does_not_fit_gets_remedies_that_are_enough(machine, settings, word
     cost = estimate(part, options)
     assert cost.fits(options.machine) is False and cost.advice
     assert [word for word in words if word not in " | ".join(cost.advice)] == []
-    sizes = [int(text.rpartition("(")[2].split()[0].replace(",", "")) for text in cost.advice]
+    settings_first = [text for text in cost.advice if "--machine" not in text]
+    sizes = [int(text.rpartition("(")[2].split()[0].replace(",", "")) for text in settings_first]
     assert all(size <= options.machine.memory_bytes / 1e9 for size in sizes)
     setup = make_setup(part, options)
     assert [*remedies(setup, 0.0, lambda _: 1.0)] == []  # nothing is enough for nothing
@@ -187,6 +193,9 @@ def test_what_does_not_fit_gets_remedies_that_are_enough(machine, settings, word
         four = training_memory(CHILD, PARENT, setup.changed(gpus=4, sharding="fsdp2"))
         two = training_memory(CHILD, PARENT, setup.changed(gpus=2, sharding="fsdp2"))
         assert four.total < 141e9 < two.total and sizes == [round(four.total / 1e9)]
+    for text in set(cost.advice) - set(settings_first):  # a larger card, in words that --machine takes
+        other = find_machine(text.split()[1])
+        assert estimate(part, Options(other)).fits(other) and other.gpus == options.machine.gpus
 
 
 @pytest.mark.parametrize(
@@ -247,15 +256,15 @@ def test_conversations_are_counted_as_full():
     assert cost.tokens == 10 * 8 * 2 * 4 * 4096 and cost.counted.startswith("at most") and cost.seconds
     assert cost.per_token == step_flops(CHILD, PARENT, {None: 4096.0}, checkpointing=True)
     plain, judge = estimate(talk("sft", plain_sft=True), EIGHT), estimate(talk("pwrm"), EIGHT)
-    assert plain.per_token.teacher == judge.per_token.teacher == 0 and judge.flops == plain.flops
-    assert plain.memory.loss > judge.memory.loss  # a comparison has logits of its last token alone
+    assert plain.per_token.teacher == judge.per_token.teacher == 0
+    assert plain.flops - judge.flops == pytest.approx(plain.tokens * 2 * 131072 * 5120)  # its head again
     assert estimate(talk("sft", packing=True), EIGHT).counted == ""
 
 
 def test_online_dpo_has_flops_and_memory_and_no_time():
     part = talk("odpo", ["reward_model"], max_completion_length=1024)
     cost, setup = estimate(part, EIGHT), make_setup(part, EIGHT)
-    assert (setup.max_length, setup.fused_loss, setup.packed, setup.fewest_rows) == (1024, True, False, 2)
+    assert (setup.max_length, setup.trl_head, setup.packed, setup.fewest_rows) == (1024, False, False, 2)
     assert cost.tokens == 10 * 8 * 2 * 4 * 1024 and cost.flops == cost.tokens * cost.per_token.executed
     assert cost.per_token == online_flops(CHILD, CHILD, setup)
     assert cost.memory == online_memory(CHILD, CHILD, setup, reward_bytes=2, rows=8)

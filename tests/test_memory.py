@@ -11,6 +11,7 @@ from hf_cascade.distill.loss import CHUNK_BYTES
 from hf_cascade.memory import (
     LOSS_BUFFER_BYTES,
     LOSS_BUFFERS,
+    TILE,
     Setup,
     communicated_bytes,
     layer_activation_bytes,
@@ -153,7 +154,23 @@ def test_what_grows_with_what():
     assert of(checkpointing=False).activations > 10 * of().activations
     assert of(chunk_tokens=256).loss < of().loss
     assert of(teacher_is_here=False).teacher == 0
-    assert of(fused_loss=False).loss > 16384 * 131072 * 14 - 1
+
+
+def test_trls_head():
+    """In its backward pass, by hand; the layers' comes after it, and on longer rows takes more."""
+    from trl.kernels import chunked_logprob
+    from trl.trainer import utils
+
+    assert TILE == (chunked_logprob.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE)
+    setup = Setup(4096, rows=1, gpus=8, sharding="fsdp2", attention="flash_attention_2", trl_head=True)
+    head, layers = training_memory(CHILD, None, setup), training_memory(CHILD, None, setup.changed(trl_head=False))
+    assert head.loss == 2 * 4096 * 32768 + 6 * 131072 * 5120 + 4096 * (8 + 2 + 3 * 2) * 5120
+    kept = 4096 * 40 * 2 * 5120
+    assert head.activations == kept and layers.activations > kept
+    long = training_memory(CHILD, None, setup.changed(max_length=65536))
+    assert long.loss == 0 and long.activations == 16 * layers.activations  # no logits, whole or not
+    few = training_memory(CHILD, None, setup.changed(max_length=16, device="cpu"))
+    assert few.loss == 16 * 32768 * (2 + 9 * 4) + 6 * 131072 * 5120 + 16 * 16 * 5120
 
 
 def test_the_losss_buffers_are_the_losss():

@@ -1,11 +1,24 @@
-"""online_costs.py against arithmetic by hand: what a response costs in FLOPs, and what a GPU holds of three models."""
+"""online_costs.py against arithmetic by hand and a step that torch counts: FLOPs of a response, memory of a GPU."""
 
 import pytest
+import torch
+from datasets import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer, Ministral3Config, Ministral3ForCausalLM
 
-from hf_cascade import ChildShape
+from hf_cascade import ChildShape, assets
+from hf_cascade.costs import forward_flops
 from hf_cascade.memory import Setup, training_memory
-from hf_cascade.online_costs import ONLINE_DEFAULTS, cache_bytes, online_flops, online_memory
-from hf_cascade.shape import count_total
+from hf_cascade.online_costs import (
+    GRPO_DEFAULTS,
+    ONLINE_DEFAULTS,
+    cache_bytes,
+    group_flops,
+    group_memory,
+    online_flops,
+    online_memory,
+)
+from hf_cascade.shape import count_parameters, count_total
 from tests.test_costs import PARENT
 
 POLICY = ChildShape(intermediate_size=16384).apply(PARENT)
@@ -27,6 +40,21 @@ def test_defaults_are_those_of_the_stage(tmp_path):
     held = {**vars(ODPOArguments()), **vars(training), "steps_per_generation": None}  # set from the accumulation
     assert training.steps_per_generation == training.gradient_accumulation_steps
     assert {flag: held[flag] for flag in ONLINE_DEFAULTS} == ONLINE_DEFAULTS
+
+
+def test_defaults_of_grpo(tmp_path):
+    from hf_cascade.grpo.arguments import GRPOArguments
+    from hf_cascade.grpo.config import CascadeGRPOConfig
+    from hf_cascade.stage_setup import DEFAULTS
+
+    settings = {"per_device_train_batch_size": 8, "use_cpu": True, "report_to": "none"}
+    training = CascadeGRPOConfig(output_dir=str(tmp_path), **settings)
+    held = {**vars(GRPOArguments()), **vars(training)}
+    assert held["generation_batch_size"] == 8 * held["steps_per_generation"]  # set from each other
+    held |= {"steps_per_generation": None, "generation_batch_size": None}
+    assert {flag: held[flag] for flag in GRPO_DEFAULTS} == GRPO_DEFAULTS
+    others = {**ONLINE_DEFAULTS, **DEFAULTS}
+    assert {flag: held[flag] for flag in others if flag in held} == {f: v for f, v in others.items() if f in held}
 
 
 def test_flops_of_a_response():
@@ -83,3 +111,93 @@ def test_memory_while_responses_are_written():
     zero3 = SETUP.changed(gpus=64, sharding="zero3", checkpointing=True)
     writing = online_memory(POLICY, None, zero3, reward_bytes=2, rows=16)
     assert writing.activations == 2 * 13_506_073_600 + cache_bytes(POLICY, SETUP, 16)  # ZeRO-3 gathers it all
+
+
+def test_flops_of_a_response_in_a_group():
+    setup = SETUP.changed(trl_head=True)
+    flops = group_flops(POLICY, setup, scored=False)
+    forward = LAYERS + HEAD + KEYS * 1024.5
+    assert (flops.generated, flops.student, flops.recomputed) == pytest.approx((forward, 3 * forward, HEAD))
+    assert flops.teacher == 0  # no reference
+    scored = group_flops(POLICY, setup, scored=True)
+    assert scored.executed - flops.executed == pytest.approx(forward)
+    twice = group_flops(POLICY, setup, scored=True, iterations=2)  # two steps on what was written and scored once
+    assert twice.executed == pytest.approx(3 * forward + HEAD + 0.5 * 2 * forward)
+    again = group_flops(POLICY, setup.changed(checkpointing=True), scored=False).recomputed
+    assert again == pytest.approx(HEAD + LAYERS + KEYS * 1024.5 - 2 * 40 * 5120 * 16384)  # but for down_proj
+
+
+def train_and_count(folder, tokens: int, **settings) -> tuple[dict, int, int]:
+    """A tiny policy's config, tokens of its prompt, and what torch counts of a run whose responses have `tokens`."""
+    from hf_cascade.grpo.config import CascadeGRPOConfig
+    from hf_cascade.grpo.trainer import CascadeGRPOTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(assets.find("recipes/tiny/tokenizer"))
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": tokenizer.pad_token_id}
+    config = Ministral3Config(vocab_size=len(tokenizer), **sizes)
+    settings |= {"num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": tokens}
+    settings |= {"generation_kwargs": {"min_new_tokens": tokens}, "max_refill_rounds": 0, "length_penalty": 0.0}
+    settings |= {"bf16": False, "use_cpu": True, "report_to": "none", "save_strategy": "no"}
+    trainer = CascadeGRPOTrainer(
+        Ministral3ForCausalLM._from_config(config, attn_implementation="eager"),
+        lambda completions, **columns: [float(number) for number in range(len(completions))],
+        args=CascadeGRPOConfig(output_dir=str(folder), **settings),
+        train_dataset=Dataset.from_dict({"prompt": ["The cell is"] * 8}),
+        processing_class=tokenizer,
+    )
+    in_place = {torch.ops.aten.addmm_: lambda own, left, right, **_: 2 * left[0] * left[1] * right[1]}  # TRL's head
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        trainer.train()
+    return config.to_dict(), len(tokenizer("The cell is").input_ids), counter.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "accumulation", "per_generation", "iterations", "scored"),
+    [(True, 1, 1, 1, False), (False, 1, 2, 1, True), (False, 2, 2, 2, True)],
+)
+def test_a_grpo_step_is_what_torch_counts(tmp_path, checkpointing, accumulation, per_generation, iterations, scored):
+    completion, steps = 60, iterations * per_generation // accumulation
+    settings = {"gradient_accumulation_steps": accumulation, "steps_per_generation": per_generation}
+    settings |= {"num_iterations": iterations, "gradient_checkpointing": checkpointing, "max_steps": steps}
+    config, prompt, counted = train_and_count(tmp_path, completion, **settings)
+    tokens = prompt + completion
+    base, head = forward_flops(config, {None: 0.0})
+    key = forward_flops(config, {None: 1.0})[0] - base
+    # prompts are read as a masked square; the last written token enters no pass, and heads see what they predict from
+    written = (tokens - 1) * base + key * (prompt**2 + sum(range(prompt + 1, tokens))) + completion * head
+    layers, heads = tokens * (base + key * tokens), (tokens - 1) * head
+    again = heads + (layers - tokens * 2 * 2 * 32 * 48 if checkpointing else 0)
+    rows, trained = 4 * per_generation, 4 * accumulation * steps
+    assert counted == rows * (written + scored * (layers + heads)) + trained * (3 * (layers + heads) + again)
+    setup = Setup(tokens, 4, accumulation, checkpointing=checkpointing, attention="eager", packed=False, trl_head=True)
+    plan = trained * tokens * group_flops(config, setup, scored=scored, iterations=iterations).executed
+    assert 0.97 * plan < counted < plan
+
+
+def test_memory_of_a_row_of_80k_by_hand():
+    """The 14B on eight GPUs by FSDP2, one row at a time, vLLM asleep: every part."""
+    tokens, hidden, ffn, layers = 86016, 5120, 16384, 40
+    setup = Setup(tokens, 1, 64, 8, "fsdp2", sync_each_batch=True, packed=False, trl_head=True)
+    setup = setup.changed(attention="flash_attention_2")
+    training, writing = group_memory(POLICY, None, setup, judge_bytes=2, rows=0, engine=44e9, sleeps=True)
+    assert training.student == (4 * 13_945_031_680 + 12 * 13_506_073_600) / 8 and training.teacher == 0
+    layer, ends = (13_506_073_600 - 2 * 131072 * hidden - hidden) / layers, 2 * 131072 * hidden
+    assert training.gathered == 2 * (2 * layer + ends) + 2 * (layer + ends)  # weights of two layers, gradients of one
+    kept = tokens * layers * 2 * hidden  # what goes into every layer, in bf16
+    attention = 2 * (2 * 4096 + 2 * 1024) + 4 * 32
+    passing = tokens * (16 * hidden + attention + 8 * ffn + 8 + 6 * ffn)
+    assert training.activations == kept + passing and training.loss == 0
+    assert training.total == pytest.approx(98.2e9, rel=1e-3)
+    assert tokens * 131072 * 2 < training.activations  # whole logits would be 22.5 GB more, and are never made
+    assert (writing.student, writing.activations, writing.gathered) == (training.student, 44e9, 0)
+    awake, _ = group_memory(POLICY, JUDGE, setup, judge_bytes=2, rows=0, engine=44e9)
+    assert awake.teacher == 44e9 + 2 * count_total(JUDGE)  # a judge in the process is whole on every GPU
+
+
+def test_memory_of_responses_that_transformers_writes():
+    for sharding, gathered in (("fsdp2", None), ("zero3", 2 * count_parameters(POLICY))):
+        setup = SETUP.changed(gpus=8, sharding=sharding, trl_head=True)
+        training, writing = group_memory(POLICY, None, setup, judge_bytes=2, rows=16)
+        held = training.gathered if gathered is None else gathered
+        assert writing.activations == cache_bytes(POLICY, setup, 16) + held and writing.loss == 0

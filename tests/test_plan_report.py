@@ -8,12 +8,13 @@ import pytest
 from rich.console import Console
 
 from hf_cascade import assets, cli, manifest, plan_report
-from hf_cascade.estimate import MFU, Options, Record
+from hf_cascade.estimate import Record
 from hf_cascade.machines import find_machine
 from hf_cascade.plan import make_plan
 from hf_cascade.plan_report import find_records
 from hf_cascade.recipe import load_recipe
 from hf_cascade.shape import count_parameters
+from hf_cascade.stage_setup import MFU, Options
 
 
 def said(monkeypatch, *words: str, width: int = 80) -> str:
@@ -56,6 +57,32 @@ def test_post_training_in_80_columns(monkeypatch):
     ):
         assert words in flat, words
     assert "both orders" not in said(monkeypatch, "recipes/ministral3", "--machine", "8xh100-80gb")
+
+
+def test_grpo_in_80_columns(monkeypatch):
+    """Both phases of a stage, what its hours suppose and between what they lie, and prompts that are not counted."""
+    words = ["recipes/ministral3/reasoning.yaml", "--machine", "8xh100-80gb"]
+    text = said(monkeypatch, *words)
+    assert max(len(line) for line in text.splitlines()) <= 80 and "…" not in text
+    training, lines = row(text, "14b-stem-80k", 2), text.splitlines()
+    assert training[-1] == "no" and sum(map(float, training[1:6])) == pytest.approx(float(training[6]), abs=0.3)
+    place = next(number for number, line in enumerate(lines) if line.split()[:1] == ["14b-stem-80k"] and "no" in line)
+    writing = lines[place + 1].split()
+    assert writing[0] == "writing" and writing[-2:] == ["71.2", "yes"] and "44.0" in writing
+    assert {line[:80].split()[-1] for line in lines if line.startswith(" 14b-reasoning")} >= {"no"}  # nothing is cut
+    flat = " ".join(text.split())
+    for part in (
+        "an upper bound in lengths, every response at its longest",
+        "3.35 TB/s (NVIDIA's H100 data sheet, SXM)",
+        "at most 4.19B tokens written, 41.9M a step; writing",
+        "- --gpus 32 (78 GB)",
+        "- --machine 8xh200-141gb (105 GB)",
+        "at most 20,000 prompts, 16 responses of at most 32,768 tokens to each, 1.9e16 FLOPs a prompt",
+        "in the row under FlashAttention, else to the whole row",
+    ):
+        assert part in flat, part
+    instruct = said(monkeypatch, "recipes/ministral3/instruct.yaml", "--machine", "8xh100-80gb")
+    assert "\n   writing" not in instruct and "\n   writing" in text
 
 
 def test_figures_of_a_stage(monkeypatch):

@@ -22,6 +22,7 @@ def main(training_args, cache_args, sft_args, model_args, mixture):
     from hf_cascade.distill.cache_format import CacheIdentity
     from hf_cascade.distill.cache_writer import CacheWriter, check_folder
     from hf_cascade.distill.packed import CascadeSFTTrainer
+    from hf_cascade.distill.reasoning import prepare_reasoning
     from hf_cascade.distill.teacher import LocalTeacher
     from hf_cascade.distill.trainer import load_teacher
     from hf_cascade.loading import open_processing
@@ -37,6 +38,7 @@ def main(training_args, cache_args, sft_args, model_args, mixture):
     rows = load_conversations(mixture, field=training_args.dataset_text_field)
     kit = open_processing(model_args.model_name_or_path or name, rows)
     follow_chat_settings(kit, rows, training_args)
+    rows, _, _ = prepare_reasoning(rows, None, kit, training_args, sft_args)  # the student trains on the same rows
     model = load_teacher(training_args, kit, attn_implementation=model_args.attn_implementation)
     identity = CacheIdentity.of(model, name, kit, cache_args.top_k)
     trainer = CascadeSFTTrainer(model, args=training_args, train_dataset=rows, processing_class=kit)

@@ -14,48 +14,20 @@ at every evaluation. An adapter is merged into the saved model, and kept in `ada
 
 
 def main(training_args, odpo_args, model_args, mixture):
-    from trl.data_utils import is_conversational
-
     from hf_cascade import stage
-    from hf_cascade.data.chat import holds_chat, prepare_chat
-    from hf_cascade.data.prompts import load_prompts
-    from hf_cascade.distill.merging import complete_folder, open_adapter
-    from hf_cascade.loading import load_config, load_model, open_processing
-    from hf_cascade.odpo.report import write_report
+    from hf_cascade.odpo.report import REPORT
     from hf_cascade.odpo.trainer import CascadeODPOTrainer
-    from hf_cascade.rewards.verifiable import load_function
+    from hf_cascade.online.opening import Opening
 
     stage.check_output_dir(training_args.output_dir)
-    policy = model_args.model_name_or_path
-    if policy is None:
-        raise ValueError("give model_name_or_path (the policy)")
-    inputs = {"model_name_or_path": policy, **check_judge(odpo_args)}
-    train, held_out = (load_prompts(mixture, part) for part in ("train", "test"))
-    if training_args.eval_strategy != "no" and held_out is None:
-        raise ValueError(f"eval_strategy={training_args.eval_strategy.value} needs held-out rows: set test_split_size")
-    config = load_config(policy)
-    kit = open_processing(policy, train)
-    if is_conversational(next(iter(train))):
-        prepare_chat(kit, odpo_args.chat_template_path)
-    adapter, judge = open_adapter(model_args, config), open_judge(odpo_args)
-    tools = [load_function(name, "tool") for name in odpo_args.tools or []] or None
-    dtype = model_args.dtype or "float32"
-    trainer = CascadeODPOTrainer(
-        load_model(policy, dtype, config, attn_implementation=model_args.attn_implementation),
-        judge,
-        args=training_args,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=kit,
-        peft_config=adapter,
-        tools=tools,
-    )
+    inputs = {"model_name_or_path": model_args.model_name_or_path, **check_judge(odpo_args)}
+    opening = Opening(training_args, odpo_args, model_args, mixture)
+    judge = open_judge(odpo_args)
+    trainer = CascadeODPOTrainer(reward_funcs=judge, args=training_args, **opening.trainer_arguments())
 
     def complete(folder):
-        complete_folder(trainer, policy, folder, dtype, config)
-        if not holds_chat(folder, kit):  # given, or completed by `prepare_chat`
-            kit.save_pretrained(folder)
-        return write_report(trainer.state.log_history, folder)
+        opening.complete(trainer, folder)
+        return {**REPORT.write(trainer.state.log_history, folder), **trainer.generated}
 
     return stage.train(trainer, inputs, companions=complete)
 

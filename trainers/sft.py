@@ -11,6 +11,10 @@ with, in `sft.yaml`, TRL's `datasets:` block and settings: `assistant_only_loss`
 Mistral's template with tools and thinking, shipped here; a `.jinja` file is another; unset, the student's own stays.
 `--plain_sft true` trains on the next token alone, without a teacher. An adapter is merged into the saved model, and
 kept in `adapter/`. The same command resumes a stopped run.
+
+Reasoning SFT (paper section 5): `filters: [format, repetition, language]` leaves rows out whose chain of thought fails
+one, and `long_fraction: 0.5` mixes long and short ones; thinking in any notation is written as the student's template
+writes it. What was left out, with examples, is in the folder's `reasoning_data.json`.
 """
 
 
@@ -23,6 +27,7 @@ def main(training_args, sft_args, model_args, mixture):
     from hf_cascade.distill.freezing import check_same_images
     from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.distill.packed import CascadeSFTTrainer
+    from hf_cascade.distill.reasoning import prepare_reasoning, save_report
     from hf_cascade.distill.trainer import CascadeDistillationTrainer, load_teacher
     from hf_cascade.loading import load_config, load_model, open_processing
 
@@ -48,6 +53,7 @@ def main(training_args, sft_args, model_args, mixture):
             check_same_images(config, load_config(training_args.teacher_model_name_or_path))
     kit = open_processing(student, train)
     follow_chat_settings(kit, train, training_args)
+    train, held_out, report = prepare_reasoning(train, held_out, kit, training_args, sft_args)
     adapter = open_adapter(model_args, config)
 
     dtype, attention = model_args.dtype or "float32", {"attn_implementation": model_args.attn_implementation}
@@ -65,6 +71,7 @@ def main(training_args, sft_args, model_args, mixture):
         new_tokens = training_args.chat_template_path is not None or training_args.eos_token is not None
         if new_tokens or not holds_chat(folder, trainer.processing_class):
             trainer.processing_class.save_pretrained(folder)
+        return save_report(report, folder)
 
     return stage.train(trainer, {"model_name_or_path": student, **teachers}, companions=complete)
 

@@ -13,9 +13,17 @@ from trl import TrlParser
 
 from hf_cascade import assets, manifest, plots, progress, pruning_plots
 from hf_cascade.data.text_files import load_texts
-from hf_cascade.evaluate import preference_plot, tables
+from hf_cascade.evaluate import preference_plot, tables, verbosity_plot
 from hf_cascade.evaluate.config import EvaluateArguments
-from hf_cascade.evaluate.family import Member, arrange, earlier_stages, read_members, step_labels, tokens_and_seconds
+from hf_cascade.evaluate.family import (
+    Member,
+    arrange,
+    earlier_stages,
+    previous,
+    read_members,
+    step_labels,
+    tokens_and_seconds,
+)
 from hf_cascade.evaluate.heldout import Scorer, Windows, make_windows, measure
 from hf_cascade.evaluate.preference import COMPLETIONS, Preference, completions_text
 from hf_cascade.loading import check_same_tokenizer, load_config, load_model, load_tokenizer
@@ -47,6 +55,7 @@ def main(argv: list[str]) -> int:
     if evaluation.completions:
         _write(folder / COMPLETIONS, completions_text(evaluation.completions))
     drawn = plots.family(results, folder) + preference_plot.preference(results, folder)
+    drawn += verbosity_plot.verbosity(results, folder)
     for member in evaluation.members:
         _write_evals(member, results)
         if (Path(member.source) / PRUNE_REPORT).is_file():
@@ -166,6 +175,7 @@ class Evaluation:
             "name": member.name,
             "source": _shown(member.source),
             "run": member.record and member.record["run"],
+            "previous": previous(member, self.members),
             "manifest_sha256": member.sha256,
             **_dimensions(member, model),
             **tokens_and_seconds(member, self.members),

@@ -13,12 +13,15 @@ class AnswerArguments:
         prompts (`str`, *optional*): prompts that every model answers: a `.jsonl`, `.json`, `.parquet` or `.csv` file
             (also `.gz`), or a dataset's Hub id, with a column `prompt`, text or messages, and columns for `reward`.
         reward_model (`str`, *optional*): pairwise reward model that compares the answers with the baseline's.
-        reward (`list[str]`, *optional*): rewards of the answers: `exact_match` or `similarity` to a column `answer`,
+        reward (`list[str]`, *optional*): rewards of the answers, also against their tokens: a name of
+            `hf_cascade/rewards/README.md` (`exact_match`, `maths_reward`, `stem_reward`, ...), which says its columns
             `package.module.function`, or `path/to/file.py:function`, which is executed.
         baseline (`str`, *optional*): model whose answers the others are compared with; unset, the first of `model`.
             It is measured too.
         sampling_temperature (`float`, *optional*, defaults to `0.7`): of the answers (paper section 4); 0 takes
             the likeliest token.
+        top_p (`float`, *optional*, defaults to `1.0`): answers are drawn from the likeliest tokens of this probability
+            together; the released reasoning models' card says 0.95.
         samples_per_prompt (`int`, *optional*, defaults to `1`): answers of each model to each prompt.
         max_completion_length (`int`, *optional*, defaults to `256`): tokens of an answer at most; TRL's default for
             online training.
@@ -31,6 +34,7 @@ class AnswerArguments:
     reward: list[str] = field(default_factory=list, metadata={"help": "Rewards of answers, by name."})
     baseline: str | None = field(default=None, metadata={"help": "Model to compare with; unset, the first of model."})
     sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature of answers; 0 is greedy."})
+    top_p: float = field(default=1.0, metadata={"help": "Answers are drawn from the likeliest tokens, so probable."})
     samples_per_prompt: int = field(default=1, metadata={"help": "Answers of each model to each prompt."})
     max_completion_length: int = field(default=256, metadata={"help": "Tokens of an answer at most."})
     loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats of a loop must cover."})
@@ -46,6 +50,8 @@ class AnswerArguments:
                 raise ValueError(f"{name}={getattr(self, name)}: answers are compared on prompts: give --prompts too")
         if not 0 <= self.sampling_temperature < math.inf:
             raise ValueError(f"sampling_temperature={self.sampling_temperature}: give 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: give a probability above 0 and up to 1, which is all tokens")
         if self.sampling_temperature == 0 and self.samples_per_prompt > 1:
             raise ValueError(
                 f"samples_per_prompt={self.samples_per_prompt}: at sampling_temperature=0 all answers are equal"

@@ -14,6 +14,7 @@ from hf_cascade import assets, manifest
 # Names of the distillation stages of a child, where no child of the family has more. Short, then long: paper section 2.
 STEPS = {1: ("distilled",), 2: ("short context", "long context")}
 PRUNED = "pruned"
+_BEFORE = ("prune", "pretrain")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,13 @@ class Member:
     def own(self) -> list[dict]:
         """The end of the chain that made this child: at most one prune, and the distill stages after it."""
         stages = list(itertools.takewhile(lambda stage: stage["run"] == "distill", reversed(self.chain)))
+        before = self.chain[: len(self.chain) - len(stages)]
+        return [*([before[-1]] if before and before[-1]["run"] == "prune" else []), *reversed(stages)]
+
+    @property
+    def made(self) -> list[dict]:
+        """What made this model since its pruning, that too, or since pretraining: [`own`] and the stages after it."""
+        stages = list(itertools.takewhile(lambda stage: stage["run"] not in _BEFORE, reversed(self.chain)))
         before = self.chain[: len(self.chain) - len(stages)]
         return [*([before[-1]] if before and before[-1]["run"] == "prune" else []), *reversed(stages)]
 
@@ -113,6 +121,13 @@ def earlier_stages(members: list[Member]) -> set[str]:
     return {member.name for member in members if member.sha256 in hashes}
 
 
+def previous(member: Member, members: list[Member]) -> str | None:
+    """The name of the nearest ancestor of a model that is among `members`; a report's arrows start there."""
+    by_hash = {other.sha256: other.name for other in members if other.sha256}
+    names = [by_hash.get(stage["manifest_sha256"]) for stage in member.chain[:-1]]
+    return next((name for name in reversed(names) if name is not None), None)
+
+
 def step_labels(members: list[Member]) -> list[str]:
     """Names of steps 0, 1, ... for the longest child."""
     longest = max((member.step or 0 for member in members), default=0)
@@ -121,8 +136,9 @@ def step_labels(members: list[Member]) -> list[str]:
 
 def tokens_and_seconds(member: Member, members: list[Member]) -> dict[str, float | None]:
     """
-    What a model cost: `tokens` and `seconds` of its own stage, `child_tokens` and `child_seconds` since its pruning,
-    `total_tokens` distilled along the whole lineage. None where a cascade.json cannot be found or does not say.
+    What a model cost: `tokens` and `seconds` of its own stage, `child_tokens` and `child_seconds` since its pruning
+    (or, of a model that was not pruned, its pretraining), post-training among them, `total_tokens` distilled along the
+    whole lineage. None where a cascade.json cannot be found or does not say; post-training seldom counts tokens.
     """
     if member.record is None:
         return dict.fromkeys(("tokens", "seconds", "child_tokens", "child_seconds", "total_tokens"))
@@ -137,12 +153,13 @@ def tokens_and_seconds(member: Member, members: list[Member]) -> dict[str, float
         figures = [figure(records.get(stage["manifest_sha256"])) for stage in stages]
         return None if None in figures else sum(figures)
 
+    trained = [stage for stage in member.made if stage["run"] != "prune"]
     distilled = [stage for stage in member.chain if stage["run"] == "distill"]
     return {
         "tokens": _tokens(member.record),
         "seconds": _seconds(member.record),
-        "child_tokens": total([stage for stage in member.own if stage in distilled], _tokens) if member.own else None,
-        "child_seconds": total(member.own, _seconds) if member.own else None,
+        "child_tokens": total(trained, _tokens) if member.made else None,
+        "child_seconds": total(member.made, _seconds) if member.made else None,
         "total_tokens": total(distilled, _tokens),
     }
 

@@ -6,6 +6,7 @@ Each model answers while it is loaded; the baseline then scores all answers, and
 import inspect
 import json
 from collections.abc import Callable
+from statistics import fmean
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from hf_cascade.completions import LoopRule, without_thinking
 from hf_cascade.evaluate import preference_figures as figures
 from hf_cascade.evaluate.config import EvaluateArguments
 from hf_cascade.evaluate.preference_samples import Response, load_prompts, log_probs, prompt_tokens, sample
+from hf_cascade.evaluate.verbosity import budget_grid, gain, spending
 from hf_cascade.loading import load_tokenizer
 from hf_cascade.rewards.comparison import Comparison
 from hf_cascade.rewards.preference import PairwisePreference
@@ -50,7 +52,7 @@ class Preference:
         self.judges = {name: reward for name, reward in named.items() if isinstance(reward, PairwisePreference)}
         self.rewards = {name: reward for name, reward in named.items() if name not in self.judges}
         for name, reward in self.rewards.items():
-            _check_reward(name, reward, self.rows)
+            check_reward(name, reward, self.rows)
         if arguments.reward_model is not None:
             place = assets.locate(arguments.reward_model)
             Comparison.from_pretrained(place, load_tokenizer(place))
@@ -73,6 +75,7 @@ class Preference:
             flags.batch_size,
             report,
             LoopRule(min_tokens=flags.loop_min_tokens),
+            flags.top_p,
         )
         if self.same_tokenizer[name]:
             for response, value in zip(responses, log_probs(model, responses, flags.batch_size), strict=True):
@@ -90,11 +93,14 @@ class Preference:
             Figures by model, and the rows of completions.jsonl.
         """
         found, kept, steps = {}, {}, 2 * len(self.answers) - 1
+        budgets = self._budgets()
         for done, (name, responses) in enumerate(self.answers.items(), 1):
             rewards = {key: self._reward(key, responses) for key in self.rewards}
             found[name] = figures.lengths_and_loops(responses, self.answers[self.baseline])
             found[name] |= {"kl_response": None, "kl_token": None, "wins": {}}
             found[name]["rewards"] = {key: figures.mean_reward(values) for key, values in rewards.items()}
+            gains = {key: gain(values, responses, budgets) for key, values in rewards.items()}
+            found[name]["verbosity"] = {**spending(responses), "rewards": gains}
             kept[name] = {"rewards": rewards, "win": {}}
             if self.same_tokenizer[name]:  # log-probabilities are of the same tokens
                 own = [response.log_prob for response in responses]
@@ -126,9 +132,16 @@ class Preference:
             "baseline": self.baseline,
             "reward_model": flags.reward_model,
             "sampling_temperature": flags.sampling_temperature,
+            "top_p": flags.top_p,
             "samples_per_prompt": flags.samples_per_prompt,
             "max_completion_length": flags.max_completion_length,
+            "budgets": self._budgets(),
         }
+
+    def _budgets(self) -> list[int]:
+        """Tokens at which the answers of all models would be cut, for the curves of verbosity."""
+        means = [fmean(len(response.token_ids) for response in responses) for responses in self.answers.values()]
+        return budget_grid(means, self.arguments.max_completion_length)
 
     def _prompt_tokens(self, name: str, tokenizer: PreTrainedTokenizerBase, positions: int) -> list[list[int]]:
         if not isinstance(self.rows[0]["prompt"], str) and tokenizer.chat_template is None:
@@ -146,10 +159,10 @@ class Preference:
         return tokens
 
     def _completions(self, responses: list[Response]) -> list[str] | list[list[dict]]:
-        """As TRL gives them: messages where the prompts are."""
+        """As TRL gives them: messages where the prompts are, with the tag by which a template opened the thinking."""
         if isinstance(self.rows[0]["prompt"], str):
             return [response.text for response in responses]
-        return [[{"role": "assistant", "content": response.text}] for response in responses]
+        return [[{"role": "assistant", "content": response.opened + response.text}] for response in responses]
 
     def _columns(self, responses: list[Response]) -> dict[str, list]:
         names = [name for name in self.rows[0] if name not in _GIVEN]
@@ -184,6 +197,8 @@ class Preference:
                 "model": name,
                 "completion": response.text,
                 "tokens": len(response.token_ids),
+                "thinking_tokens": response.thinking_tokens,
+                "unfinished": response.unfinished,
                 "looped": response.looped,
                 "truncated": response.truncated,
                 **{part: {key: values[place] for key, values in kept[part].items()} for part in ("rewards", "win")},
@@ -197,8 +212,8 @@ def completions_text(lines: list[dict]) -> str:
     return "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
 
 
-def _check_reward(name: str, reward: Callable, rows: list[dict]) -> None:
-    """Every column that a reward cannot do without is there."""
+def check_reward(name: str, reward: Callable, rows: list[dict]) -> list[str]:
+    """Every column that a reward cannot do without is there; returns those columns."""
     if inspect.iscoroutinefunction(reward):
         raise ValueError(f"reward {name!r} is asynchronous: give a plain function")
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
@@ -213,6 +228,9 @@ def _check_reward(name: str, reward: Callable, rows: list[dict]) -> None:
             f"reward {name!r} needs the columns {', '.join(missing)} beside `prompt`, and the prompts have "
             f"{', '.join(sorted(rows[0]))}"
         )
+    if hasattr(reward, "check_columns"):  # what a signature does not say
+        reward.check_columns(list(rows[0]))
+    return needed
 
 
 def _same(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -13,12 +13,12 @@ def share_of_wins(ours: list[float | None], theirs: list[float | None]) -> list[
     return [None if a is None or b is None else float(a > b) + 0.5 * (a == b) for a, b in pairs]
 
 
-def interval(wins: list[float | None], rows: list[int]) -> dict:
+def interval(values: list[float | None], rows: list[int]) -> dict:
     """
-    Win-rate and its 95% interval: prompts are drawn with replacement, since responses to one prompt go together.
+    A mean and its 95% interval: prompts are drawn with replacement, since responses to one prompt go together.
 
     Args:
-        wins (`list[float | None]`): of each response, 0 to 1; `None`: not judged.
+        values (`list[float | None]`): of each response: wins, 0 to 1, rewards, or tokens; `None`: not judged.
         rows (`list[int]`): its prompt.
 
     Returns:
@@ -26,13 +26,13 @@ def interval(wins: list[float | None], rows: list[int]) -> dict:
         `None` where nothing was judged.
     """
     by_row: dict[int, list[float]] = {}
-    for win, row in zip(wins, rows, strict=True):
-        if win is not None:
-            by_row.setdefault(row, []).append(win)
+    for value, row in zip(values, rows, strict=True):
+        if value is not None:
+            by_row.setdefault(row, []).append(value)
     judged = sum(map(len, by_row.values()))
     if not by_row:
         return {"rate": None, "low": None, "high": None, "judged": 0}
-    means = [fmean(values) for values in by_row.values()]
+    means = [fmean(group) for group in by_row.values()]
     draw = random.Random(0)
     rates = sorted(fmean(draw.choices(means, k=len(means))) for _ in range(RESAMPLES))
     tail = (1 - INTERVAL) / 2

@@ -17,6 +17,8 @@ from hf_cascade import assets
 from hf_cascade.completions import LoopRule, is_looping
 from hf_cascade.data.text_files import BUILDERS
 from hf_cascade.evaluate.heldout import CHUNK_BYTES, CHUNK_ROWS, IGNORED, Scorer, Windows
+from hf_cascade.evaluate.verbosity import thinking_tokens
+from hf_cascade.rewards.answers import opening_tag
 
 LOOPS = LoopRule()
 SEED = 0  # ours
@@ -35,6 +37,9 @@ class Response:
         text (`str`): the response with its thinking, without other special tokens.
         looped (`bool`): it was cut off inside an infinite loop.
         truncated (`bool`): it was cut off elsewhere.
+        opened (`str`): the tag with which the prompt opened the thinking, "" where it did not.
+        thinking_tokens (`int`): tokens up to the end of the thinking, its tags among them.
+        unfinished (`bool`): the thinking never closed.
         log_prob (`float`, *optional*): of the whole response, by the model itself at temperature 1, nats.
     """
 
@@ -44,12 +49,33 @@ class Response:
     text: str
     looped: bool
     truncated: bool
+    opened: str = ""
+    thinking_tokens: int = 0
+    unfinished: bool = False
     log_prob: float | None = None
 
 
 def load_prompts(source: str, split: str = "train", limit: int | None = None) -> list[dict]:
     """
-    Rows with a `prompt`, all text or all messages, and whatever columns rewards ask for.
+    Rows of [`load_rows`] whose prompts can all be answered.
+
+    Raises:
+        FileNotFoundError: neither a file nor a Hub id.
+        ValueError: no rows, no `prompt` column, or a prompt that nobody can answer.
+    """
+    rows = load_rows(source, split, limit)
+    for number, row in enumerate(rows):
+        prompt, where = row["prompt"], f"prompts={source}, row {number}"
+        if not isinstance(prompt, str | list) or type(prompt) is not type(rows[0]["prompt"]) or not prompt:
+            raise ValueError(f"{where}: a prompt is text, or messages, in all rows alike, and never empty")
+        if isinstance(prompt, list) and prompt[-1].get("role") not in ("user", "tool"):
+            raise ValueError(f"{where}: the prompt must end with what is to be answered, the role user or tool")
+    return rows
+
+
+def load_rows(source: str, split: str = "train", limit: int | None = None) -> list[dict]:
+    """
+    Rows with a column `prompt`, and whatever columns rewards ask for; what the prompts hold is not looked at.
 
     Args:
         source (`str`): a `.jsonl`, `.json`, `.parquet` or `.csv` file (also `.gz`), or a Hub id.
@@ -58,7 +84,7 @@ def load_prompts(source: str, split: str = "train", limit: int | None = None) ->
 
     Raises:
         FileNotFoundError: neither a file nor a Hub id.
-        ValueError: no rows, no `prompt` column, or a prompt that nobody can answer.
+        ValueError: no rows, or no `prompt` column.
     """
     place = Path(assets.locate(source))
     kind = place.with_suffix("").suffix if place.suffix == ".gz" else place.suffix
@@ -74,12 +100,6 @@ def load_prompts(source: str, split: str = "train", limit: int | None = None) ->
     if not rows or "prompt" not in rows[0]:
         columns = f"it has {sorted(rows[0])}" if rows else "it has no rows"
         raise ValueError(f"prompts={source} has no column `prompt`: {columns}; rename yours")
-    for number, row in enumerate(rows):
-        prompt, where = row["prompt"], f"prompts={source}, row {number}"
-        if not isinstance(prompt, str | list) or type(prompt) is not type(rows[0]["prompt"]) or not prompt:
-            raise ValueError(f"{where}: a prompt is text, or messages, in all rows alike, and never empty")
-        if isinstance(prompt, list) and prompt[-1].get("role") not in ("user", "tool"):
-            raise ValueError(f"{where}: the prompt must end with what is to be answered, the role user or tool")
     return rows
 
 
@@ -101,6 +121,8 @@ def sample(
     batch_size: int,
     report: Callable[[float], None],
     loop_rule: LoopRule = LOOPS,
+    top_p: float = 1.0,
+    seed: int = SEED,
 ) -> list[Response]:
     """
     A model's responses: plain sampling, whatever its generation config says, from one seed.
@@ -115,6 +137,9 @@ def sample(
         batch_size (`int`): responses at once.
         report (`Callable[[float], None]`): called with the share that is done.
         loop_rule (`LoopRule`, *optional*): what counts as an infinite loop.
+        top_p (`float`, *optional*, defaults to `1.0`): the likeliest tokens of this probability together are drawn
+            from.
+        seed (`int`, *optional*, defaults to `0`): of the draws.
 
     Returns:
         `list[Response]`: those to the first prompt, then those to the second, ...
@@ -122,11 +147,11 @@ def sample(
     eos = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
     pad = next((id_ for id_ in (tokenizer.pad_token_id, *sorted(ends)) if id_ is not None), 0)
-    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p} if temperature else {}
     model.generation_config = GenerationConfig(
         max_new_tokens=max_length, eos_token_id=sorted(ends) or None, pad_token_id=pad, **how
     )
-    set_seed(SEED)
+    set_seed(seed)
     model.eval()
     rows = [row for row in range(len(prompts)) for _ in range(per_prompt)]
     order = sorted(range(len(rows)), key=lambda place: len(prompts[rows[place]]))  # little padding
@@ -189,7 +214,10 @@ def _response(row: int, prompt: list[int], answer: list[int], ends: set[int], to
     text = tokenizer.decode(token_ids)
     for token in tokenizer.all_special_tokens:
         text = text if THINKING in token.lower() else text.replace(token, "")
-    return Response(row, prompt, token_ids, text, looped, truncated=end is None and not looped)
+    opened = opening_tag(tokenizer.decode(prompt))
+    thinking, unfinished = thinking_tokens(token_ids, tokenizer, opened)
+    truncated = end is None and not looped
+    return Response(row, prompt, token_ids, text, looped, truncated, opened, thinking, unfinished)
 
 
 def _without_none(value):

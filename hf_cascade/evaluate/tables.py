@@ -1,5 +1,7 @@
 """What `hf-cascade evaluate` measured, as tables for a person: Markdown for report.md, plain text for the terminal."""
 
+from hf_cascade.evaluate.verbosity import RIGHT
+
 MISSING = "–"
 NOTES = """\
 - **perplexity**: exp of the mean next-token loss over the held-out text; every token of it is predicted once, in
@@ -9,7 +11,7 @@ NOTES = """\
 - **agreement**: share of tokens at which both models' likeliest next token is the same.
 - **bits per byte**: the same loss in bits, over the text's UTF-8 bytes; comparable across tokenizers.
 - **tokens** and **seconds**: of the stage in "Stage by stage", of all stages of the child in the first table, its
-  pruning with them. What the models it was pruned from cost is not in them.
+  pruning and post-training with them. What the models it was pruned from cost is not in them.
 """
 
 ANSWER_NOTES = """\
@@ -19,7 +21,15 @@ ANSWER_NOTES = """\
 - **loops**: answers cut off at {length:,} tokens inside an infinite loop. **cut off**: those cut off elsewhere.
 - **tokens**: mean length; **drift**: against the baseline.
 - **KL**: KL(model || {baseline}), nats, estimated on the model's own answers (sampled at temperature {temperature:g},
-  scored at 1). – where the tokenizers differ.
+  top_p {top_p:g}, scored at 1). – where the tokenizers differ.
+- **mean**: of the reward, for rewards of 0 and 1 the accuracy; the mean over prompts of their answers' mean, in
+  brackets the 95% interval over prompts drawn anew, as for the tokens of **all** answers.
+- **thinking**, **answer**: mean tokens up to the end of the thinking, and after it. **unfinished**: answers whose
+  thinking never closes.
+- **right**, **wrong**: mean tokens of answers with a reward above {right:g}, and of the others.
+"""
+COST_NOTES = """\
+- **tokens** and **seconds** of the first table: of all stages since the model's pruning, or since its pretraining.
 """
 
 
@@ -105,6 +115,21 @@ def answers(results: dict) -> tuple[list[str], list[list[str]]]:
     return [*header, "KL a response", "KL a token"], rows
 
 
+def verbosity(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what every model's answers are worth, and how many tokens they take; a row a reward."""
+    header = ["model", "reward", "mean", "all tokens", "thinking", "answer", "right", "wrong", "unfinished", "loops"]
+    rows = []
+    for model in results["models"]:
+        spent, name = model["preference"]["verbosity"], model["name"]
+        for reward, gain in (spent["rewards"] or {MISSING: None}).items():
+            row = [name, reward, bracketed(gain, 3), bracketed(spent["tokens"], 1)]
+            row += [f"{spent[key]:,.1f}" for key in ("thinking_tokens", "answer_tokens")]
+            row += [fixed(gain and gain[key], 1) for key in ("right_tokens", "wrong_tokens")]
+            rows.append([*row, share(spent["unfinished_rate"]), share(model["preference"]["loop_rate"])])
+            name = ""
+    return header, rows
+
+
 def report(results: dict, plots: list[str]) -> str:
     """report.md; `plots` are the names of the pictures beside it."""
     parts = [f"# {len(results['models'])} models, measured\n"]
@@ -129,12 +154,15 @@ def report(results: dict, plots: list[str]) -> str:
             f"## Answers\n\n{told['rows']:,} prompts of {told['prompts']}.{ranked} "
             f"All answers are in completions.jsonl.\n\n{markdown(*answers(results))}"
         )
+        parts.append("## Verbosity\n\n" + markdown(*verbosity(results)))
     parts.append("## Shapes\n\n" + markdown(*shapes(results)))
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in plots]
-    notes = NOTES.format(max_length=heldout["max_length"]) if heldout else ""
+    costs = any(model["child_seconds"] is not None for model in results["models"])
+    notes = NOTES.format(max_length=heldout["max_length"]) if heldout else COST_NOTES * costs
     if told := results["comparison"]:
         names = {"baseline": told["baseline"], "samples": told["samples_per_prompt"]}
         names |= {"length": told["max_completion_length"], "temperature": told["sampling_temperature"]}
+        names |= {"top_p": told["top_p"], "right": RIGHT}
         notes += ANSWER_NOTES.format(**names)
     if notes:
         parts.append("## What the columns mean\n\n" + notes)
@@ -185,6 +213,14 @@ def win_rate(win: dict | None) -> str:
     if win is None or win["rate"] is None:
         return MISSING
     return f"{share(win['rate'])} [{100 * win['low']:.1f}, {100 * win['high']:.1f}]"
+
+
+def bracketed(interval: dict | None, digits: int) -> str:
+    """`0.625 [0.510, 0.732]`."""
+    if interval is None or interval["rate"] is None:
+        return MISSING
+    rate, low, high = (f"{interval[key]:,.{digits}f}" for key in ("rate", "low", "high"))
+    return f"{rate} [{low}, {high}]"
 
 
 def count(number: float | None) -> str:

@@ -1,5 +1,6 @@
 """The flags of `trainers/grpo.py` that are its own."""
 
+import json
 from dataclasses import dataclass, field
 
 
@@ -20,8 +21,13 @@ class GRPOArguments:
         judge_model_name_or_path (`str`, *optional*): a chat model that grades rubrics in this process instead.
         judge_template (`str`, *optional*):
             What it is asked, with `{prompt}`, `{response}` and `{criterion}`. Ours: paper silent.
+        judge_chat_template_kwargs (`dict` or `str`, *optional*):
+            For the judge's chat template, such as `{enable_thinking: false}` for one that would think first.
+        judge_max_tokens (`int`, *optional*, defaults to `8`):
+            Tokens of an endpoint's answer; a judge that thinks first needs thousands. Ours: paper silent.
         judge_cache (`str`, *optional*): file that keeps the endpoint's judgements, so that none is paid for twice.
-        judge_max_requests (`int`, *optional*): requests to the endpoint, after which training stops.
+        judge_max_requests (`int`, *optional*):
+            Requests to the endpoint after which training stops, of one start; its processes share them out.
     """
 
     reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
@@ -32,5 +38,24 @@ class GRPOArguments:
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
     judge_model_name_or_path: str | None = field(default=None, metadata={"help": "Chat model that grades, in-process."})
     judge_template: str | None = field(default=None, metadata={"help": "What a judge is asked about one criterion."})
+    judge_chat_template_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "For the judge's chat template, as {'enable_thinking': false}."}
+    )
+    judge_max_tokens: int | None = field(default=None, metadata={"help": "Tokens of an endpoint's answer."})
     judge_cache: str | None = field(default=None, metadata={"help": "File that keeps the endpoint's judgements."})
     judge_max_requests: int | None = field(default=None, metadata={"help": "Requests, after which training stops."})
+
+    def __post_init__(self):
+        if isinstance(self.judge_chat_template_kwargs, str):
+            self.judge_chat_template_kwargs = _mapping(self.judge_chat_template_kwargs)
+
+
+def _mapping(text: str) -> dict:
+    """A mapping given on the command line, as JSON."""
+    try:
+        given = json.loads(text)
+    except ValueError:
+        given = None
+    if not isinstance(given, dict):
+        raise ValueError(f'judge_chat_template_kwargs={text}: give a mapping, as {{"enable_thinking": false}}')
+    return given

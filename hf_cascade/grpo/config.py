@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass, field
 
-from trl import GRPOConfig
-
-from hf_cascade.completions import LoopRule
+from hf_cascade.online.settings import OnlineConfig
 
 SCOPES = ("group", "batch")
+BY_METRIC = ("reduce_lr_on_plateau", "greedy")  # learning rate schedules that follow a metric
 CACHE_SHARE = 5  # the penalty grows over the last fifth: DAPO's 4096 of 20480 tokens (arXiv 2503.14476)
 
 
 @dataclass
-class CascadeGRPOConfig(GRPOConfig):
+class CascadeGRPOConfig(OnlineConfig):
     """
     [`~trl.GRPOConfig`] with Magistral's recipe (paper section 5; arXiv 2506.10910). Generation (temperature 1, TRL's
-    default), tools, vLLM, PEFT and logging are set as there.
+    default), vLLM, PEFT and logging are set as there; loops, which are only logged here, tools and vision tower in
+    [`~online.settings.OnlineConfig`].
 
     Args:
         epsilon_high (`float`, *optional*, defaults to `0.28`):
@@ -34,17 +34,9 @@ class CascadeGRPOConfig(GRPOConfig):
         max_refill_rounds (`int`, *optional*, defaults to `3`):
             Groups whose rewards are all equal are replaced by groups of other prompts, so many times at most; then
             they stay out. 0 replaces none. Ours: paper silent.
-        loop_min_repeats (`int`, *optional*, defaults to `4`), loop_min_tokens (`int`, *optional*, defaults to `64`):
-            For the log: a response that never ends is an infinite loop when its last tokens repeat so often over so
-            many. Ours.
-        tool_seconds (`float`, *optional*, defaults to `30.0`):
-            Time a tool call may take. Ours: paper silent.
-        tool_max_characters (`int`, *optional*, defaults to `8192`):
-            Of a tool's output, the rest is cut. Ours: paper silent.
-        freeze_vision_tower (`bool`, *optional*, defaults to `True`):
-            Whether a vision-language model's tower stays as it is (paper section 4 says so of SFT).
-        max_barren_batches (`int`, *optional*, defaults to `10`):
-            Stop with an error after so many generation batches in a row without a group to learn from. Ours.
+        metric_for_best_model (`str`, *optional*):
+            Where the best checkpoint is asked for, `"grpo/reward"` by default: the reward of held-out responses without
+            their length penalty. `eval_loss` says nothing here.
     """
 
     epsilon_high: float | None = field(default=0.28, metadata={"help": "Upper bound of the ratio: clip-higher."})
@@ -56,20 +48,21 @@ class CascadeGRPOConfig(GRPOConfig):
     length_penalty: float = field(default=0.1, metadata={"help": "Taken from the reward of a response cut off."})
     length_cache: int | None = field(default=None, metadata={"help": "Tokens over which the penalty grows."})
     max_refill_rounds: int = field(default=3, metadata={"help": "Times that groups of equal rewards are replaced."})
-    loop_min_repeats: int = field(default=4, metadata={"help": "Repeats that make an infinite loop."})
-    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats must cover."})
-    tool_seconds: float = field(default=30.0, metadata={"help": "Time a tool call may take."})
-    tool_max_characters: int = field(default=8192, metadata={"help": "Characters of a tool's output that are kept."})
-    freeze_vision_tower: bool = field(default=True, metadata={"help": "Whether a vision tower stays as it is."})
-    max_barren_batches: int = field(default=10, metadata={"help": "Batches in a row without a group, then an error."})
 
     def __post_init__(self):
+        seeks_best = self.load_best_model_at_end or self.save_strategy == "best"
+        if self.metric_for_best_model is None and (seeks_best or self.lr_scheduler_type in BY_METRIC):
+            self.metric_for_best_model = "grpo/reward"  # transformers would take the loss
         super().__post_init__()
-        self._check_fixed()
-        self._check_values()
+        self._check_fixed(self._fixed())
+        self._check_choices(length_scope=SCOPES)
+        self._check_least(length_penalty=0, max_refill_rounds=0)
+        if self.epsilon_high is None or self.epsilon_high < self.epsilon:
+            raise ValueError(
+                f"epsilon_high={self.epsilon_high}: must not be below epsilon={self.epsilon}, the lower bound"
+            )
         self._check_lengths()
-        if (self.generation_kwargs or {}).get("temperature", self.temperature) != self.temperature:
-            raise ValueError("generation_kwargs has a temperature: set temperature, log-probabilities are taken at it")
+        self._check_sampling(self.temperature, "temperature, log-probabilities are taken at it")
         rows = self.per_device_train_batch_size * self.steps_per_generation
         if self.max_refill_rounds and rows % self.num_generations:
             raise ValueError(
@@ -78,9 +71,10 @@ class CascadeGRPOConfig(GRPOConfig):
                 "gradient_accumulation_steps (or steps_per_generation), or set max_refill_rounds to 0"
             )
 
-    def _check_fixed(self) -> None:
+    @staticmethod
+    def _fixed() -> dict:
         """What Magistral's recipe is made of."""
-        fixed = {
+        return {
             "beta": (0.0, "there is no reference"),
             "sync_ref_model": (False, "there is no reference"),
             "loss_type": ("dapo", "length_scope says what a sum over tokens is divided by"),
@@ -89,23 +83,6 @@ class CascadeGRPOConfig(GRPOConfig):
             "multi_objective_aggregation": ("sum_then_normalize", "a response has one reward, the sum"),
             "mask_truncated_completions": (False, "a response that was cut off counts, with its length penalty"),
         }
-        for name, (value, reason) in fixed.items():
-            if getattr(self, name) != value:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be {value!r} here; {reason}")
-
-    def _check_values(self) -> None:
-        if self.length_scope not in SCOPES:
-            raise ValueError(f"length_scope={self.length_scope!r} is not one of {', '.join(SCOPES)}")
-        if self.epsilon_high is None or self.epsilon_high < self.epsilon:
-            raise ValueError(
-                f"epsilon_high={self.epsilon_high}: must not be below epsilon={self.epsilon}, the lower bound"
-            )
-        if not self.tool_seconds > 0:
-            raise ValueError(f"tool_seconds={self.tool_seconds}: must be above 0")
-        lowest = {"length_penalty": 0, "max_refill_rounds": 0, "tool_max_characters": 1, "max_barren_batches": 1}
-        for name, value in lowest.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {value}")
 
     def _check_lengths(self) -> None:
         limit = self.max_completion_length
@@ -122,8 +99,3 @@ class CascadeGRPOConfig(GRPOConfig):
     def penalty_tokens(self) -> int:
         """Tokens before the limit over which the length penalty grows."""
         return self.length_cache or max(1, self.max_completion_length // CACHE_SHARE)
-
-    @property
-    def loop_rule(self) -> LoopRule:
-        """When a response that never ends is an infinite loop."""
-        return LoopRule(min_repeats=self.loop_min_repeats, min_tokens=self.loop_min_tokens)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from trl import GRPOConfig
 
-from hf_cascade.completions import LoopRule
+from hf_cascade.online.settings import OnlineConfig
 
 LOSS_FORMS = ("pair", "weight")
 SOURCES = ("policy", "reference")
@@ -25,9 +25,10 @@ WITHOUT_EFFECT = (
 
 
 @dataclass
-class CascadeODPOConfig(GRPOConfig):
+class CascadeODPOConfig(OnlineConfig):
     """
-    [`~trl.GRPOConfig`] for Online DPO. Generation, tools, vLLM, PEFT and logging are set as there.
+    [`~trl.GRPOConfig`] for Online DPO, where generation, vLLM, PEFT and logging are set; loops, tools and vision tower
+    are set in [`~online.settings.OnlineConfig`].
 
     Args:
         beta (`float`, *optional*, defaults to `0.1`):
@@ -48,16 +49,6 @@ class CascadeODPOConfig(GRPOConfig):
             for very long ones, and costs a forward pass more.
         strip_thinking (`bool`, *optional*, defaults to `True`):
             Take the thinking out of responses before they are scored (paper section 5).
-        loop_min_repeats (`int`, *optional*, defaults to `4`), loop_min_tokens (`int`, *optional*, defaults to `64`):
-            A response that never ends is an infinite loop when its last tokens repeat so often over so many. Ours.
-        tool_seconds (`float`, *optional*, defaults to `30.0`):
-            Time a tool call may take. Ours: paper silent.
-        tool_max_characters (`int`, *optional*, defaults to `8192`):
-            Of a tool's output, the rest is cut. Ours: paper silent.
-        freeze_vision_tower (`bool`, *optional*, defaults to `True`):
-            Whether a vision-language model's tower stays as it is (paper section 4 says so of SFT).
-        max_barren_batches (`int`, *optional*, defaults to `10`):
-            Stop with an error after so many generation batches in a row without a pair to learn from. Ours.
     """
 
     num_generations: int | None = field(default=2, metadata={"help": "Responses to a prompt: 2 (paper section 4)."})
@@ -77,22 +68,15 @@ class CascadeODPOConfig(GRPOConfig):
         metadata={"help": "Both responses in one micro-batch, or one at a time.", "choices": list(LOSS_FORMS)},
     )
     strip_thinking: bool = field(default=True, metadata={"help": "Take thinking out before scoring."})
-    loop_min_repeats: int = field(default=4, metadata={"help": "Repeats that make an infinite loop."})
-    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats must cover."})
-    tool_seconds: float = field(default=30.0, metadata={"help": "Time a tool call may take."})
-    tool_max_characters: int = field(default=8192, metadata={"help": "Characters of a tool's output that are kept."})
-    freeze_vision_tower: bool = field(default=True, metadata={"help": "Whether a vision tower stays as it is."})
-    max_barren_batches: int = field(default=10, metadata={"help": "Batches in a row without a pair, then an error."})
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_fixed()
+        self._check_fixed(self._fixed())
         self._check_values()
         self._check_batches()
-        if (self.generation_kwargs or {}).get("temperature", self.sampling_temperature) != self.sampling_temperature:
-            raise ValueError("generation_kwargs has a temperature: set sampling_temperature instead")
+        self._check_sampling(self.sampling_temperature, "sampling_temperature instead")
 
-    def _check_fixed(self) -> None:
+    def _fixed(self) -> dict:
         """What Online DPO is made of, and what only GRPO has."""
         fixed = {
             "num_generations": (2, "a pair is two responses"),
@@ -106,24 +90,15 @@ class CascadeODPOConfig(GRPOConfig):
         fixed |= {name: (defaults[name], "Online DPO does not use it") for name in WITHOUT_EFFECT}
         if self.num_generations_eval is not None:
             fixed["num_generations_eval"] = (2, "a pair is two responses")
-        for name, (value, reason) in fixed.items():
-            if getattr(self, name) != value:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be {value!r} here; {reason}")
+        return fixed
 
     def _check_values(self) -> None:
-        for name in ("beta", "sampling_temperature", "reward_scale", "tool_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        self._check_positive("beta", "sampling_temperature", "reward_scale")
+        self._check_choices(loss_form=LOSS_FORMS, sample_from=SOURCES)
         if any(weight < 0 for weight in self.reward_weights or []):
             raise ValueError(
                 f"reward_weights={self.reward_weights}: must not be negative, win probabilities are averaged"
             )
-        for name in ("tool_max_characters", "max_barren_batches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name, allowed in (("loss_form", LOSS_FORMS), ("sample_from", SOURCES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if self.sample_from == "reference" and self.use_vllm:
             raise ValueError("sample_from=reference with use_vllm: vLLM holds the policy alone; leave one of them out")
 
@@ -148,11 +123,6 @@ class CascadeODPOConfig(GRPOConfig):
             )
         if self.per_device_eval_batch_size % 2:
             raise ValueError(f"per_device_eval_batch_size={self.per_device_eval_batch_size}: must be even")
-
-    @property
-    def loop_rule(self) -> LoopRule:
-        """When a response that never ends is an infinite loop."""
-        return LoopRule(min_repeats=self.loop_min_repeats, min_tokens=self.loop_min_tokens)
 
 
 @dataclass

@@ -6,24 +6,17 @@ B responses of a micro-batch, N of a generation batch, T completion tokens, P pa
 import contextlib
 
 import torch
-from accelerate.utils import gather, gather_object
-from datasets import Dataset
+from accelerate.utils import gather
 from torch import Tensor
-from transformers import ProcessorMixin
-from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid, use_adapter
 
-from hf_cascade.completions import is_looping, without_thinking
-from hf_cascade.data.chat import ragged_prompts
-from hf_cascade.data.missing_images import drop_no_images, list_images
-from hf_cascade.distill.freezing import freeze_vision_tower
+from hf_cascade.completions import without_thinking
 from hf_cascade.odpo.config import CascadeODPOConfig
 from hf_cascade.odpo.judging import Judgement, judge, win_probabilities
 from hf_cascade.odpo.loss import pair_loss, row_weights
 from hf_cascade.odpo.progress import StartingAnswers
-from hf_cascade.odpo.seams import check_seams
-from hf_cascade.odpo.tools import ToolLimits
+from hf_cascade.online.trainer import OnlineTrainer, check_start
 from hf_cascade.rewards.preference import PairwisePreference
 
 # what a vision-language model's forward takes beside tokens, as the base names it
@@ -41,7 +34,7 @@ VISION = (
 )
 
 
-class CascadeODPOTrainer(GRPOTrainer):
+class CascadeODPOTrainer(OnlineTrainer):
     """
     [`~trl.GRPOTrainer`] for Online DPO: two responses to each prompt by the current policy, ranked, and DPO's loss in
     both directions, weighted by the win probability (paper section 4).
@@ -71,28 +64,15 @@ class CascadeODPOTrainer(GRPOTrainer):
     _name = "Cascade ODPO"
     _tag_names = ["trl", "odpo", "online-dpo", "hf-cascade"]
     _paper = {"title": "Ministral 3", "id": "2601.08584"}
+    _prefix = "odpo"
 
     def __init__(self, model, reward_funcs=None, args: CascadeODPOConfig | None = None, tools=None, **kwargs):
-        if not isinstance(args, CascadeODPOConfig):
-            raise ValueError(f"args is {type(args).__name__}: give a CascadeODPOConfig")
-        check_seams()
+        check_start(args, CascadeODPOConfig)
         _check_reference(model, kwargs.get("peft_config"))
-        _check_prompts(kwargs.get("train_dataset"), args, tools)
-        self.tool_limits = ToolLimits(args.tool_seconds, args.tool_max_characters)
-        tools = [self.tool_limits.wrap(tool) for tool in tools or []] or None
         args.generation_kwargs = {"temperature": args.sampling_temperature, **(args.generation_kwargs or {})}
         super().__init__(model, reward_funcs, args=args, tools=tools, **kwargs)
-        if isinstance(self.processing_class, ProcessorMixin):
-            ragged_prompts(self.processing_class)
-            for one in (self.model, self.ref_model):
-                if one is not None:
-                    one.register_forward_pre_hook(drop_no_images, with_kwargs=True)
-        if args.freeze_vision_tower:
-            freeze_vision_tower(self.model)
         self._pairwise_F = torch.tensor([isinstance(reward, PairwisePreference) for reward in self.reward_funcs])
         self._judgement: Judgement | None = None
-        self._tool_masks: list | None = None
-        self._barren = self._timeouts = 0
         self.start = StartingAnswers(self)
 
     # --- responses ---------------------------------------------------------------------------------------------------
@@ -127,12 +107,6 @@ class CascadeODPOTrainer(GRPOTrainer):
         finally:
             self.model_wrapped = policy
 
-    def _generate(self, prompts):
-        """As the base; rows without an image have none rather than `None`, which processors refuse."""
-        *first, images, tool_images = super()._generate(prompts)
-        self._tool_masks = first[2]
-        return *first, images and [of_row or [] for of_row in images], tool_images
-
     # --- judgement ---------------------------------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
@@ -148,7 +122,12 @@ class CascadeODPOTrainer(GRPOTrainer):
         self._judgement = judge(self.probabilities(rewards_NF), looping_N, identical_P, self.args.soft_labels)
         self._log_judgement(self._judgement, lengths_N, looping, completion_ids_list)
         if self.model.training:
-            self._refuse_barren(self._judgement)
+            advice = (
+                "A policy that always loops needs more SFT or a longer max_completion_length; without judgements look "
+                "at the reward model"
+            )
+            is_barren = not self._judgement.keep_P.any()
+            self._refuse_barren(is_barren, "pair to learn from", self._judgement.metrics, advice)
         else:
             self.start.compare(inputs, prompts, answers, completion_ids_list, looping)
         return rewards_NF
@@ -165,52 +144,21 @@ class CascadeODPOTrainer(GRPOTrainer):
             raise ValueError(f"a pairwise reward gave {probability_P.tolist()}: probabilities are from 0 to 1")
         return probability_P
 
-    def find_loops(self, completion_ids: list[list[int]], tool_masks: list | None) -> list[bool]:
-        """Whether each response never ended and repeats itself, in what the policy wrote last."""
-        masks, rule = tool_masks or [None] * len(completion_ids), self.args.loop_rule
-        return [
-            is_looping(ids, mask, self.eos_token_ids, rule) for ids, mask in zip(completion_ids, masks, strict=True)
-        ]
-
     def _log_judgement(self, judgement: Judgement, lengths_N: Tensor, looping: list[bool], completion_ids) -> None:
-        metrics = self._metrics["train" if self.model.training else "eval"]
         for name, value in judgement.metrics.items():
-            metrics[f"odpo/{name}"].append(value)
-        cut = [ids[-1] not in self.eos_token_ids for ids in completion_ids]
-        cut_N = gather(
-            torch.tensor([c and not loop for c, loop in zip(cut, looping, strict=True)]).to(lengths_N.device)
-        )
-        metrics["odpo/truncated_not_loop_rate"].append(cut_N.float().mean().item())
+            self._note(name, value)
+        self._log_endings(completion_ids, looping)
         sides_P = torch.sign(judgement.probability_P - 0.5)
         differences_P = (lengths_N[0::2] - lengths_N[1::2]) * sides_P  # tokens by which winners are longer
         if judgement.keep_P.any():
-            metrics["odpo/winner_longer_tokens"].append(differences_P[judgement.keep_P].float().mean().item())
-        if self.tools:
-            before, self._timeouts = self._timeouts, self.tool_limits.counts["timeouts"]
-            metrics["odpo/tool_timeouts"].append(float(sum(gather_object([self._timeouts - before]))))
+            self._note("winner_longer_tokens", differences_P[judgement.keep_P].float().mean().item())
         probabilities = self._of_this_process(judgement.probability_P).repeat_interleave(2)
         first_row = torch.arange(len(probabilities), device=probabilities.device) % 2 == 0
-        self._log_completion_extra("looped", looping)
         self._log_completion_extra("win_probability", torch.where(first_row, probabilities, 1 - probabilities).tolist())
-
-    def _of_this_process(self, of_pairs: Tensor) -> Tensor:
-        per_process = len(of_pairs) // self.accelerator.num_processes
-        return of_pairs[self.accelerator.process_index * per_process :][:per_process]
-
-    def _refuse_barren(self, judgement: Judgement) -> None:
-        """A policy that always loops, or a judge that never answers, must not train on nothing unnoticed."""
-        self._barren = 0 if judgement.keep_P.any() else self._barren + 1
-        if self._barren >= self.args.max_barren_batches:
-            rates = ", ".join(f"{name} {value:.2f}" for name, value in judgement.metrics.items())
-            raise ValueError(
-                f"{self._barren} generation batches in a row had no pair to learn from (the last: {rates}). A policy "
-                "that always loops needs more SFT or a longer max_completion_length; without judgements look at the "
-                "reward model; or raise max_barren_batches"
-            )
 
     def _generate_and_score_completions(self, inputs):
         """As the base, with what each pair teaches: its win probability, whether it counts, and how many do."""
-        output = super()._generate_and_score_completions(list_images(inputs))
+        output = super()._generate_and_score_completions(inputs)
         judgement = self._judgement
         output["win_probability"] = self._of_this_process(judgement.probability_P).repeat_interleave(2)
         output["keep"] = self._of_this_process(judgement.keep_P).repeat_interleave(2)
@@ -273,18 +221,16 @@ class CascadeODPOTrainer(GRPOTrainer):
         sums = torch.stack([margins_P.sum(), (margins_P > 0).sum(), sides_P.abs().sum()])
         margin, right, count = self.accelerator.reduce(sums, reduction="sum").tolist()
         if count:
-            metrics = self._metrics["train" if self.model.training else "eval"]
-            metrics["odpo/margin"].append(margin / count)
-            metrics["odpo/accuracy"].append(right / count)
+            self._note("margin", margin / count)
+            self._note("accuracy", right / count)
 
     def _log_tokens(self, ratios_B: Tensor, mask_BT: Tensor, entropies_BT: Tensor) -> None:
         """KL to the reference, estimated on the policy's own responses: nats a response, and nats a token."""
         totals = [ratios_B.sum(), mask_BT.sum(), (entropies_BT * mask_BT).sum(), torch.ones_like(ratios_B).sum()]
         kl, tokens, entropy, rows = self.accelerator.reduce(torch.stack(totals).double(), reduction="sum").tolist()
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["odpo/kl"].append(kl / rows)
-        metrics["odpo/kl_per_token"].append(kl / max(tokens, 1))
-        metrics["entropy"].append(entropy / max(tokens, 1))
+        self._note("kl", kl / rows)
+        self._note("kl_per_token", kl / max(tokens, 1))
+        self._metrics["train" if self.model.training else "eval"]["entropy"].append(entropy / max(tokens, 1))
 
 
 def shuffle_pairs(batch: dict) -> dict:
@@ -309,15 +255,3 @@ def _check_reference(model, peft_config) -> None:
             "the model has no name_or_path, from which the reference is read: save it with save_pretrained and give "
             "its folder, or train an adapter (peft_config), whose reference is the model without it"
         )
-
-
-def _check_prompts(prompts, args: CascadeODPOConfig, tools) -> None:
-    """What the base would find out after it generated, or never: its sampler drops a generation batch not full."""
-    needed = args.generation_batch_size // 2
-    if isinstance(prompts, Dataset) and len(prompts) < needed:
-        raise ValueError(
-            f"{len(prompts)} prompts, and one generation batch takes {needed}: give more prompts, or lower "
-            "per_device_train_batch_size or steps_per_generation (gradient_accumulation_steps by default)"
-        )
-    if tools and isinstance(prompts, Dataset) and isinstance(prompts[0].get("prompt"), str):
-        raise ValueError('tools need prompts of messages, and they are text: [{"role": "user", "content": ...}]')

@@ -3,6 +3,7 @@ r"""Reward for form: one thinking block, first and closed, then `\boxed{}` or a 
 from collections.abc import Callable
 
 from hf_cascade.completions import THINKING_KEYS, THINKING_PARTS, THINKING_TAGS
+from hf_cascade.rewards.answers import opening_tag
 from hf_cascade.rewards.maths import boxed
 from hf_cascade.rewards.programs import last_program
 
@@ -90,8 +91,7 @@ def thinking_and_answer(completion: str | list[dict], prompt: str | list[dict] =
         prompt (`str` or `list[dict]`): a text that ends with an opening tag opens the thinking.
     """
     if isinstance(completion, str):
-        opened = prompt.rstrip() if isinstance(prompt, str) else ""
-        return _split(next((begin for begin, _ in THINKING_TAGS if opened.endswith(begin)), "") + completion)
+        return _split(opening_tag(prompt) + completion)
     message = next((entry for entry in reversed(completion) if entry.get("role") == "assistant"), {})
     thinking = [message[key] for key in THINKING_KEYS if message.get(key)]
     content = message.get("content") or ""

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
-from hf_cascade.completions import text_of
+from hf_cascade.rewards.answers import answer_of
 
 SECONDS = 5.0  # math-verify's own limit; ours: paper silent
 LONGEST = 2000  # characters of an answer; a longer one is none; ours: paper silent
+DEEPEST = 40  # brackets in brackets; parsers take minutes for a thousand; ours: paper silent
 WORKER = Path(__file__).parent / "comparing.py"
 BRACES = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # an escaped brace is part of a set
 TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
@@ -112,7 +114,7 @@ class MathsReward:
         Rewards of a batch; `None` for a row without an answer, and where math-verify failed.
 
         Args:
-            prompts (`list`): not looked at.
+            prompts (`list`): one that is text and ends with an opening tag opens the thinking.
             completions (`list`): text, or lists of messages, of which the last assistant message counts.
             answer (`list`): what is right, LaTeX or plain; of a text the last `\\boxed{}`, or what follows GSM8K's
                 `####`.
@@ -124,8 +126,8 @@ class MathsReward:
             RuntimeError: math-verify cannot be started.
         """
         pairs = [
-            None if right is None else (gold(str(right)), boxed(text_of(given)))
-            for given, right in zip(completions, answer, strict=True)
+            None if right is None else (gold(str(right)), boxed(answer_of(prompt, given)))
+            for prompt, given, right in zip(prompts, completions, answer, strict=True)
         ]
         asked = dict.fromkeys(pair for pair in pairs if pair is not None)  # completions of a group agree: once each
         with ThreadPoolExecutor(self.workers) as pool:
@@ -140,7 +142,7 @@ class MathsReward:
 
     def _judge(self, right: str, given: str | None) -> tuple[bool | None, bool]:
         """Whether an answer is right, or `None`; and whether the time ran out."""
-        if given is None or len(given) > max(LONGEST, 2 * len(right)):
+        if given is None or len(given) > max(LONGEST, 2 * len(right)) or depth(given) > max(DEEPEST, depth(right)):
             return False, False
         if SPACES.sub("", right) == SPACES.sub("", given):
             return True, False
@@ -167,6 +169,11 @@ def boxed(text: str) -> str | None:
             if opening[0] != "{" and (found is None or opening.start() > found[0]):
                 found = opening.start(), text[opening.end() : mark.start()].strip()
     return found and found[1]
+
+
+def depth(text: str) -> int:
+    """How many brackets are open at most."""
+    return max(accumulate(((mark in "([{") - (mark in ")]}") for mark in text), initial=0))
 
 
 def gold(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from hf_cascade.completions import text_of
+from hf_cascade.rewards.answers import answer_of
 from hf_cascade.rewards.judging import JUDGE, PROGRAM
 from hf_cascade.rewards.sandbox import LIMITS, Backend, Bubblewrap, Job, Limits, SandboxUnavailable
 
@@ -100,7 +100,7 @@ class ProgramReward:
             prompts, completions, tests, setup or [None] * len(tests), strict=True
         ):
             chosen = choose(_checked(row, code or ""), prompt, self.max_tests) if row else []
-            work.append((last_program(text_of(completion)), chosen, code or ""))
+            work.append((last_program(answer_of(prompt, completion)), chosen, code or ""))
         if any(program is not None and chosen for program, chosen, _ in work):
             self.backend.check()
         with ThreadPoolExecutor(self.workers) as pool:

@@ -6,13 +6,15 @@ from hf_cascade.rewards.form import format_reward
 from hf_cascade.rewards.language import language_reward
 from hf_cascade.rewards.maths import maths_reward
 from hf_cascade.rewards.programs import program_reward
+from hf_cascade.rewards.visual import visual_reward
 
 
 class StemReward:
     """
     form + correct + language, each weighed, where a completion has the form; else 0, and nothing else is looked at.
 
-    Rows with `tests` are programs, rows with `answer` mathematics.
+    Rows with `tests` are programs; of the others, those with images or an `answer_type` go to [`VisualReward`], the
+    rest to [`MathsReward`].
 
     ```python
     >>> mine = StemReward(correct=0.8, language=0.2)  # in mine.py; in YAML, reward_funcs: [mine.py:mine]
@@ -20,7 +22,7 @@ class StemReward:
 
     Args:
         form (`float`): weight of [`FormatReward`]; the paper's.
-        correct (`float`): weight of [`MathsReward`] or [`ProgramReward`]; the paper's.
+        correct (`float`): weight of [`MathsReward`], [`ProgramReward`] or [`VisualReward`]; the paper's.
         language (`float`): weight of [`LanguageReward`]; the paper's.
 
     Raises:
@@ -48,17 +50,16 @@ class StemReward:
         Args:
             prompts (`list`): text, or lists of messages.
             completions (`list`): text, or lists of messages, of which the last assistant message counts.
-            answer (`list`, *optional*): see [`MathsReward`].
+            answer (`list`, *optional*): see [`MathsReward`], and [`VisualReward`], also for the columns beside it.
             tests (`list`, *optional*): see [`ProgramReward`]; also its `setup`.
             log_metric (`Callable`, *optional*): TRL's. Gets the metrics of the parts, and the means of `form`,
                 `correct` and `language`, the last two of completions with the form, under `stem_reward/`.
-            **columns: go to the parts.
+            **columns: go to the parts. A row of `images` (or `image`) that is not empty has images.
 
         Raises:
             ValueError: neither column is there.
         """
-        if answer is None and tests is None:
-            raise ValueError("stem_reward needs a column: `answer` for mathematics, `tests` for programs")
+        self.check_columns([name for name, column in (("answer", answer), ("tests", tests)) if column is not None])
         count = len(prompts)
         columns |= {"answer": answer or [None] * count, "tests": tests or [None] * count}
         batch = {"prompts": prompts, "completions": completions, **columns}
@@ -74,7 +75,9 @@ class StemReward:
         form = ask(format_reward, judged)
         formed = [i for i in judged if form[i]]
         correct = ask(program_reward, [i for i in formed if columns["tests"][i]])
-        correct |= ask(maths_reward, [i for i in formed if not columns["tests"][i]])
+        answered = [i for i in formed if not columns["tests"][i]]
+        seen = [i for i in answered if any(_holds(columns.get(name), i) for name in ("images", "image", "answer_type"))]
+        correct |= ask(visual_reward, seen) | ask(maths_reward, [i for i in answered if i not in seen])
         language = ask(language_reward, formed)
         if log_metric is not None:
             for name, part in (("form", form), ("correct", correct), ("language", language)):
@@ -91,6 +94,22 @@ class StemReward:
             return self.form + self.correct * correct[i] + self.language * language[i]
 
         return [total(i) for i in range(count)]
+
+    def check_columns(self, names: list[str]) -> None:
+        """
+        What the signature does not say: one of two columns is needed.
+
+        Raises:
+            ValueError: neither is there.
+        """
+        if not {"answer", "tests"} & set(names):
+            raise ValueError("stem_reward needs a column: `answer` for mathematics, `tests` for programs")
+
+
+def _holds(column: list | None, row: int) -> bool:
+    """Whether a column has something in a row: no empty text or list."""
+    value = None if column is None else column[row]
+    return value is not None and not (isinstance(value, str | list | tuple) and not value)
 
 
 stem_reward = StemReward()

@@ -6,12 +6,14 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from hf_cascade.completions import text_of
+from hf_cascade.rewards.answers import answer_of
 from hf_cascade.rewards.form import format_reward
 from hf_cascade.rewards.language import language_reward
 from hf_cascade.rewards.maths import maths_reward
 from hf_cascade.rewards.programs import program_reward
+from hf_cascade.rewards.rubric import rubric_reward
 from hf_cascade.rewards.stem import stem_reward
+from hf_cascade.rewards.visual import visual_reward
 
 
 def exact_match(prompts: list, completions: list, answer: list[str | None], **columns) -> list[float | None]:
@@ -19,13 +21,13 @@ def exact_match(prompts: list, completions: list, answer: list[str | None], **co
     1 where a completion is its answer, else 0; thinking is left out, and runs of white space count as one space.
 
     Args:
-        prompts (`list`): not looked at.
+        prompts (`list`): one that is text and ends with an opening tag opens the thinking.
         completions (`list`): text, or lists of messages, of which the last assistant message counts.
         answer (`list[str | None]`): what is right; `None`: no reward.
         **columns: not looked at.
     """
-    pairs = zip(completions, answer, strict=True)
-    return [None if right is None else float(_words(text_of(given)) == _words(right)) for given, right in pairs]
+    rows = zip(map(answer_of, prompts, completions), answer, strict=True)
+    return [None if right is None else float(_words(given) == _words(right)) for given, right in rows]
 
 
 def similarity(prompts: list, completions: list, answer: list[str | None], **columns) -> list[float | None]:
@@ -34,8 +36,8 @@ def similarity(prompts: list, completions: list, answer: list[str | None], **col
 
     Takes the product of both lengths: for short answers. Arguments and white space as of [`exact_match`].
     """
-    pairs = zip(completions, answer, strict=True)
-    return [None if right is None else _similarity(_words(text_of(given)), _words(right)) for given, right in pairs]
+    rows = zip(map(answer_of, prompts, completions), answer, strict=True)
+    return [None if right is None else _similarity(_words(given), _words(right)) for given, right in rows]
 
 
 def load_reward(name: str) -> Callable:
@@ -93,4 +95,4 @@ def _similarity(given: str, right: str) -> float:
 
 REWARDS = {"exact_match": exact_match, "similarity": similarity, "maths_reward": maths_reward}
 REWARDS |= {"program_reward": program_reward, "format_reward": format_reward, "language_reward": language_reward}
-REWARDS |= {"stem_reward": stem_reward}
+REWARDS |= {"stem_reward": stem_reward, "visual_reward": visual_reward, "rubric_reward": rubric_reward}

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from hf_cascade.evaluate.family import arrange, read_members, step_labels, tokens_and_seconds
+from hf_cascade import manifest
+from hf_cascade.evaluate.family import arrange, previous, read_members, step_labels, tokens_and_seconds
 
 ALL = ["parent", "small-pruned", "small-short", "small", "tiny-pruned", "tiny"]
 
@@ -70,3 +71,25 @@ def test_bad_folders_are_refused(family, tmp_path):
     other = shutil.copytree(family / "parent", tmp_path / "other" / "parent")
     with pytest.raises(ValueError, match="parent given more than once"):
         read_members([str(family / "parent"), str(other)])
+
+
+def test_post_training_costs_time_and_has_a_place_in_the_line(family):
+    """`tuned` and `aligned` come after `small`; `instruct` after the parent, which no manifest describes."""
+
+    def stage(name, run, start, seconds):
+        folder = shutil.copytree(family / "parent", family / name)
+        inputs = {"model_name_or_path": str(family / start)}
+        manifest.write(folder, stage=name, run=run, config={}, inputs=inputs, metrics={"seconds": seconds})
+
+    stage("tuned", "sft", "small", 5.0)
+    stage("aligned", "odpo", "tuned", 7.0)
+    stage("instruct", "sft", "parent", 3.0)
+    members = members_of(family, ["small", "tuned", "aligned", "instruct", "parent"])
+    cost = [tokens_and_seconds(member, members) for member in members[:4]]
+    assert [one["seconds"] for one in cost] == [10, 5, 7, 3]
+    assert [one["child_seconds"] for one in cost] == [30, 35, 42, 3]
+    assert [one["child_tokens"] for one in cost] == [1100, None, None, None]  # post-training does not count them
+    assert [one["total_tokens"] for one in cost] == [1100, 1100, 1100, 0]
+    assert [previous(member, members) for member in members] == [None, "small", "tuned", None, None]
+    assert previous(members[2], [members[0], members[2]]) == "small"  # the nearest that was measured
+    assert [child["name"] for child in arrange(members)] == ["small"]  # a child is pruned and distilled

@@ -5,13 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tests.odpo.reference import kept
-
-
-def token_log_probs(model, prompt_ids, completion_ids, **images):
-    """Log-probabilities of a completion's tokens, in float64, by a forward pass over one row."""
-    logits = model(torch.tensor([prompt_ids + completion_ids]), **images).logits[0, len(prompt_ids) - 1 : -1].double()
-    return torch.log_softmax(logits, -1)[torch.arange(len(completion_ids)), torch.tensor(completion_ids)]
+from tests.online.reference import kept, rows, token_log_probs
 
 
 @dataclass
@@ -28,12 +22,9 @@ def unpadded(batches) -> list[Response]:
     """Responses of micro-batches from `generate`."""
     found = []
     for batch in batches:
-        for row in range(len(batch["completion_ids"])):
-            prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()].tolist()
-            completion = batch["completion_ids"][row][batch["completion_mask"][row].bool()].tolist()
-            reward = batch["rewards"][row].item()
-            group = batch["group"][row].item()
-            found.append(Response(prompt, completion, None if reward != reward else reward, group))
+        prompts, completions, _ = rows(batch)
+        rewards = [None if reward != reward else reward for reward in batch["rewards"].tolist()]
+        found += map(Response, prompts, completions, rewards, batch["group"].tolist())
     return found
 
 
@@ -47,7 +38,16 @@ def groups_of(responses) -> list[list[Response]]:
     return [*groups.values()]
 
 
-def by_hand(model, responses, scope="group", old=None, low=0.2, high=0.28, images=lambda prompt_ids: {}):
+def by_hand(
+    model,
+    responses,
+    scope="group",
+    old=None,
+    low=0.2,
+    high=0.28,
+    images=lambda prompt_ids: {},
+    correct=lambda one, log_probs: 1.0,
+):
     """
     Loss and gradient: 1/P sum_groups 1/length sum_tokens -min(r A, clip(r) A), A = (reward - mean) / std.
 
@@ -57,6 +57,7 @@ def by_hand(model, responses, scope="group", old=None, low=0.2, high=0.28, image
         scope: "batch" divides the sum over all groups by their length together.
         old: the policy that wrote the responses; the same by default.
         images: the images of a prompt, as keyword arguments of the model.
+        correct: a factor of a response's tokens, from it and their log-probabilities.
     """
     live = []
     for group in groups_of(responses):
@@ -76,7 +77,8 @@ def by_hand(model, responses, scope="group", old=None, low=0.2, high=0.28, image
                 before = token_log_probs(old, *row) if old is not None else new.detach()
             ratio = torch.exp(new - before)
             clipped = ratio.clamp(1 - low, 1 + high)
-            total = total - torch.min(ratio * centred / std, clipped * centred / std).sum()
+            lesser = torch.min(ratio * centred / std, clipped * centred / std)
+            total = total - (lesser * correct(one, before)).sum()
         sums.append(total)
         lengths.append(sum(len(one.completion) for one, _ in group))
     if scope == "group":
@@ -93,7 +95,8 @@ def generate(trainer):
 
     def write_less(*args, **kwargs):
         completions, extra = write(*args, **kwargs)
-        return [ids[: 2 + ids[0] % 7] for ids in completions], extra
+        completions = [ids[: 2 + ids[0] % 7] for ids in completions]
+        return completions, extra and [of[: len(ids)] for of, ids in zip(extra, completions, strict=True)]
 
     def refill_and_number(*args):
         batch = refill(*args)

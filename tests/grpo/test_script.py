@@ -11,16 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_cascade import assets, manifest, stage
+from tests.online.scene import REWARDS
 
-REWARDS = """
-import os, pathlib, signal
-
-def count_a(completions, trainer_state, **columns):
-    if trainer_state.global_step == 1 and pathlib.Path("stop").exists():
-        pathlib.Path("stop").unlink()
-        os.kill(os.getpid(), signal.SIGTERM)
-    return [str(completion).count("a") / 2 for completion in completions]
-"""
 FLAGS = (
     "--max_steps 3 --per_device_train_batch_size 8 --num_generations 4 --max_completion_length 8 --loop_min_tokens 6 "
     "--learning_rate 1e-2 --logging_steps 1 --report_to none --bf16 false --gradient_checkpointing false "
@@ -63,6 +55,21 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(grpo, tmp_path):
     assert manifest.read(tmp_path / "whole")["run"] == "grpo"
     log = json.loads((tmp_path / "whole" / "log.json").read_text())
     assert len(log) == 3 and all("grpo/kept_groups" in entry for entry in log)
+    totals = {key: log[-1][key] for key in ("grpo/generated_responses", "grpo/generated_tokens")}
+    for name in ("whole", "two"):
+        assert manifest.read(tmp_path / name)["metrics"].items() >= totals.items()
+    assert 24 <= totals["grpo/generated_responses"] <= 48
+
+
+def test_held_out_prompts_are_reported(grpo, tmp_path):
+    flags = "--test_split_size 0.34 --eval_strategy steps --eval_steps 1 --per_device_eval_batch_size 4".split()
+    assert grpo("held", *flags)[0] == 0
+    entries = json.loads((tmp_path / "held" / "progress.json").read_text())
+    evaluated = {entry["step"]: entry for entry in entries if "eval_grpo/reward" in entry}
+    assert [*evaluated] == [1, 2, 3] and (tmp_path / "held" / "progress.png").stat().st_size > 20_000
+    metrics = manifest.read(tmp_path / "held")["metrics"]
+    told = {key: value for key, value in evaluated[3].items() if key.startswith(("eval_grpo/", "eval_reward"))}
+    assert "eval_rewards/count_a/mean" in told and metrics.items() >= told.items()
 
 
 @pytest.mark.parametrize(
@@ -71,6 +78,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(grpo, tmp_path):
         ((), "none.yaml", "nothing given to score responses: set reward_funcs"),
         (("--beta", "0.1"), "grpo.yaml", "beta"),
         (("--reward_funcs", "nothing.at_all"), "grpo.yaml", "reward 'nothing.at_all'"),
+        (("--chat_template_path", "mistral"), "grpo.yaml", "chat_template_path=mistral and prompts of text"),
         (("--eval_strategy", "steps", "--eval_steps", "1"), "grpo.yaml", "set test_split_size"),
     ],
 )

@@ -1,37 +1,12 @@
 """Tools in training: within limits, and their results' tokens in no sum and in no length."""
 
-import threading
-
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
 
-from hf_cascade.data.chat import prepare_chat
 from tests.grpo.reference import gradients
-from tests.odpo.reference import distance, drifted, kept, log_probs, rows
-
-CALL = '[TOOL_CALLS]{}[ARGS]{{"number": 7}}</s>'
-
-
-def triple(number: int) -> str:
-    """
-    Three times a number.
-
-    Args:
-        number: the number.
-    """
-    return f"it is {3 * number}"
-
-
-def hang(number: int) -> str:
-    """
-    Never answers.
-
-    Args:
-        number: any.
-    """
-    threading.Event().wait(60)
+from tests.online.calling import CALL, chat_kit, hang, tell, triple
+from tests.online.reference import distance, drifted, kept, log_probs, rows
 
 
 @pytest.fixture
@@ -39,23 +14,16 @@ def make_calling(make_trainer, policy):
     """A trainer whose policy writes what it is told: each row's first turn, then of each turn after a tool."""
 
     def make(first, second, tools, rewards, **settings):
-        kit = AutoTokenizer.from_pretrained(policy)
-        prepare_chat(kit, "mistral")
         trainer = make_trainer(
             lambda completions, **columns: rewards,
             drifted(policy),
             Dataset.from_list([{"prompt": [{"role": "user", "content": "Triple seven."}]}]),
-            {"tools": tools, "processing_class": kit},
+            {"tools": tools, "processing_class": chat_kit(policy)},
             per_device_train_batch_size=len(first),
             max_completion_length=256,
             **settings,
         )
-
-        def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):
-            texts = first if num_generations > 1 else second
-            return [kit.encode(text, add_special_tokens=False) for text in texts[: len(prompt_ids)]], None
-
-        trainer._generate_single_turn = generate
+        tell(trainer, first, second)
         return trainer
 
     return make
@@ -68,14 +36,16 @@ def test_results_are_read_and_not_learned(make_calling):
     trainer.model.train()
     batch = trainer._prepare_inputs([dict(trainer.train_dataset[0]) for _ in range(4)])
     assert (batch["tool_mask"] == 0).any(1).sum() == 2
+    counts = sum(sum(row) for row in list(rows(batch))[2])
+    assert trainer.generated == {"grpo/generated_responses": 4, "grpo/generated_tokens": counts}
     loss, ours = gradients(trainer, [batch])
     trainer.model.zero_grad()
     mean = sum(rewards) / 4
     std = (sum((reward - mean) ** 2 for reward in rewards) / 4) ** 0.5
     total = 0.0
-    for prompt, ids, counts, reward in zip(*rows(batch), batch["rewards"].tolist(), strict=True):
-        total = total - (reward - mean) / std * log_probs(trainer.model, prompt, ids, counts)
-    (total / sum(sum(counts) for counts in list(rows(batch))[2])).backward()
+    for prompt, ids, own, reward in zip(*rows(batch), batch["rewards"].tolist(), strict=True):
+        total = total - (reward - mean) / std * log_probs(trainer.model, prompt, ids, own)
+    (total / counts).backward()
     assert distance(ours, kept(trainer.model)) < 1e-4
     assert torch.isfinite(torch.tensor(loss))
 

@@ -8,8 +8,8 @@ from datasets import Dataset, IterableDataset
 
 from hf_cascade.grpo.config import CascadeGRPOConfig
 from tests.grpo.reference import by_hand, generate, gradients, groups_of, unpadded
-from tests.odpo.conftest import PROMPTS, count_a
-from tests.odpo.reference import distance, drifted
+from tests.online.reference import distance, drifted
+from tests.online.scene import PROMPTS, count_a
 
 DEAD = ("Rust has", "A force of")
 

@@ -6,8 +6,8 @@ from transformers import AutoModelForImageTextToText
 
 from hf_cascade.data.image_text import load_processor
 from tests.grpo.reference import by_hand, generate, gradients, groups_of, unpadded
-from tests.odpo.reference import distance, drifted
 from tests.odpo.test_vision import dataset, own_images, seeing  # noqa: F401 (a fixture)
+from tests.online.reference import distance, drifted
 
 
 @pytest.mark.parametrize("dead", [(0, 2), (1, 3), (0, 1, 2, 3)])

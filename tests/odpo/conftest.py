@@ -1,67 +1,15 @@
-"""A tiny policy on disk, prompts, and a trainer over them."""
+"""An ODPO trainer over the tiny policy."""
 
 import pytest
-import torch
-from datasets import Dataset
-from transformers import AutoTokenizer, Ministral3Config, Ministral3ForCausalLM
 
-from hf_cascade import assets
 from hf_cascade.odpo.config import CascadeODPOConfig
 from hf_cascade.odpo.trainer import CascadeODPOTrainer
+from tests.online.scene import PROMPTS, count_a, maker, policy  # noqa: F401 (a fixture, and names for the tests)
 
-PROMPTS = ["The cell is", "Rust has", "def add(", "A force of", "Water and", "The sun", "In 1776", "Let x be"]
-
-
-def count_a(completions, **kwargs):
-    """A reward that can be counted: letters `a`, two a nat."""
-    return [completion.count("a") / 2 for completion in completions]
-
-
-@pytest.fixture(scope="session")
-def policy(tmp_path_factory):
-    """Folder of a random model of two layers with the tiny parent's tokenizer."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("policy")
-    tokenizer = AutoTokenizer.from_pretrained(assets.find("recipes/tiny/tokenizer"))
-    config = Ministral3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        initializer_range=0.4,  # far from uniform: samples differ in likelihood
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    Ministral3ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+SIZES = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4}
 
 
 @pytest.fixture
-def make_trainer(policy, tmp_path):
-    """Build a trainer: settings go to the config, `reward_funcs` and the rest to the trainer."""
-
-    def make(reward_funcs=count_a, model=None, train_dataset=None, trainer=None, **settings):
-        settings = {
-            "per_device_train_batch_size": 4,
-            "per_device_eval_batch_size": 4,
-            "max_completion_length": 8,
-            "max_steps": 2,
-            "learning_rate": 1e-3,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "report_to": "none",
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "loop_min_tokens": 6,
-            **settings,
-        }
-        dataset = train_dataset or Dataset.from_dict({"prompt": PROMPTS})
-        args = CascadeODPOConfig(output_dir=str(tmp_path / "out"), **settings)
-        return CascadeODPOTrainer(
-            model or str(policy), reward_funcs, args=args, train_dataset=dataset, **(trainer or {})
-        )
-
-    return make
+def make_trainer(policy, tmp_path):  # noqa: F811
+    """Builds trainers."""
+    return maker(CascadeODPOTrainer, CascadeODPOConfig, policy, tmp_path / "out", **SIZES)

@@ -1,9 +1,10 @@
-"""Online DPO written by hand: sums of log-probabilities without padding, and Rafailov et al.'s loss pair by pair."""
+"""Online DPO written by hand: Rafailov et al.'s loss pair by pair."""
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from hf_cascade.rewards.preference import PairwisePreference
+from tests.online.reference import kept, log_probs, rows
 
 
 class Prefer(PairwisePreference):
@@ -23,37 +24,6 @@ def longer(a, b):
     return 0.9 if a > b else 0.1 if a < b else 0.5
 
 
-def log_probs(model, prompt_ids, completion_ids, counts=None, **images):
-    """Sum of a completion's log-probabilities over the tokens that count, by a plain forward pass without padding."""
-    logits = model(torch.tensor([prompt_ids + completion_ids]), **images).logits
-    logits = logits[0, len(prompt_ids) - 1 : -1].double()
-    found = torch.log_softmax(logits, -1)[torch.arange(len(completion_ids)), torch.tensor(completion_ids)]
-    return found.sum() if counts is None else found[torch.tensor(counts).bool()].sum()
-
-
-def rows(batch):
-    """Prompts and completions of a batch without padding, and which tokens of the latter count."""
-    completion = batch["completion_mask"]
-    counts = batch.get("tool_mask", torch.ones_like(completion))
-    pairs = (
-        (batch["prompt_ids"], batch["prompt_mask"]),
-        (batch["completion_ids"], completion),
-        (counts, completion),
-    )
-    for values, mask in pairs:
-        yield [row[keep.bool()].tolist() for row, keep in zip(values, mask, strict=True)]
-
-
-def drifted(folder, auto=AutoModelForCausalLM, scale=0.02):
-    """The policy a few steps on: D is not 0."""
-    model = auto.from_pretrained(folder)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += scale * torch.randn_like(weight)
-    return model
-
-
 def gradients(trainer, micro_batches=1):
     """Loss and gradient of one optimizer step as the trainer accumulates it, and the generation batch it is of."""
     trainer.model.train()
@@ -70,11 +40,6 @@ def gradients(trainer, micro_batches=1):
         loss.backward()
         total += loss.item()
     return total, kept(trainer.model), trainer._buffered_inputs
-
-
-def kept(model):
-    """Gradients by name."""
-    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def by_hand(reference, model, buffered, beta=0.1, rescale=True, images=lambda prompt_ids: {}):
@@ -111,10 +76,3 @@ def by_hand(reference, model, buffered, beta=0.1, rescale=True, images=lambda pr
     loss = torch.stack(losses).mean()
     loss.backward()
     return loss.item(), kept(model)
-
-
-def distance(ours, theirs):
-    """Relative distance of two gradients."""
-    assert ours.keys() == theirs.keys()
-    difference = sum((ours[name] - theirs[name]).double().pow(2).sum() for name in theirs)
-    return (difference / sum(part.double().pow(2).sum() for part in theirs.values())).sqrt().item()

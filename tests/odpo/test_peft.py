@@ -6,8 +6,9 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.odpo.conftest import PROMPTS
-from tests.odpo.reference import Prefer, by_hand, distance, gradients, log_probs, longer
+from tests.odpo.reference import Prefer, by_hand, gradients, longer
+from tests.online.reference import distance, log_probs
+from tests.online.scene import PROMPTS
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], lora_dropout=0.0)
 SHAPES = {

@@ -16,7 +16,7 @@ from hf_cascade import assets, manifest, stage
 from hf_cascade.data.chat import SHIPPED
 from hf_cascade.data.image_text import load_processor
 from tests.data import tiny
-from tests.odpo.conftest import PROMPTS
+from tests.online.scene import PROMPTS, REWARDS
 from tests.prune import families
 from tests.rewards import scene
 
@@ -36,15 +36,7 @@ SETTINGS = {
     "disable_tqdm": True,
 }
 HELD_OUT = {"test_split_size": 0.25, "eval_strategy": "steps", "eval_steps": 1}
-REWARDS = """
-import os, pathlib, signal
-
-def count_a(completions, trainer_state, **columns):
-    if trainer_state.global_step == 1 and pathlib.Path("stop").exists():
-        pathlib.Path("stop").unlink()
-        os.kill(os.getpid(), signal.SIGTERM)
-    return [str(completion).count("a") / 2 for completion in completions]
-
+MORE = """
 def spread(completions, **columns):
     return [float(sum(map(ord, str(completion))) % 7) for completion in completions]
 
@@ -89,7 +81,7 @@ def place(policy, tmp_path_factory) -> Path:
     shutil.copytree(policy, folder / "looping")
     looping.save_pretrained(folder / "looping")
     scene.save(folder / "pwrm")
-    (folder / "rewards.py").write_text(REWARDS)
+    (folder / "rewards.py").write_text(REWARDS + MORE)
     write(folder / "texts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
     write(folder / "talk.jsonl", [{"prompt": says(prompt)} for prompt in PROMPTS])
     families.build("mistral3", dtype=torch.float32, num_hidden_layers=2).save_pretrained(folder / "seeing")
@@ -144,7 +136,8 @@ def test_reward_functions_and_held_out_prompts(place, odpo):
 
 @pytest.mark.parametrize("rows", ["texts", "talk"])
 def test_a_pairwise_reward_model(place, odpo, rows):
-    assert odpo(f"pwrm-{rows}", rows, reward_model="pwrm", chat_template_path="mistral", max_steps=2) == 0
+    template = {"chat_template_path": "mistral"} if rows == "talk" else {}
+    assert odpo(f"pwrm-{rows}", rows, reward_model="pwrm", max_steps=2, **template) == 0
     folder = place / f"pwrm-{rows}"
     assert manifest.read(folder)["inputs"] == {"model_name_or_path": "policy", "reward_model": "pwrm"}
     entries = json.loads((folder / "progress.json").read_text())
@@ -241,6 +234,7 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(place, odpo, kind):
         ({"rows": "nothing"}, "nothing.jsonl"),
         ({"rows": "talk"}, "has no chat template, and conversations need one: set chat_template_path"),
         ({"rows": "talk", "chat_template_path": "lost.jinja"}, "chat template lost.jinja: allowed are mistral"),
+        ({"chat_template_path": "mistral"}, "chat_template_path=mistral and prompts of text, to which no template is"),
         ({"tools": ["rewards.py:look"]}, "tools need prompts of messages, and they are text"),
         ({"rows": "talk", "chat_template_path": "mistral", "tools": ["rewards.py:never"]}, "never cannot be described"),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_strategy=steps needs held-out rows: set test_split_size"),

@@ -8,9 +8,10 @@ from datasets import Dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from hf_cascade.data.chat import prepare_chat
-from hf_cascade.odpo import trainer as module
-from tests.odpo.conftest import PROMPTS
-from tests.odpo.reference import Prefer, by_hand, distance, drifted, gradients, kept, longer
+from hf_cascade.online import trainer as module
+from tests.odpo.reference import Prefer, by_hand, gradients, longer
+from tests.online.reference import distance, drifted, kept
+from tests.online.scene import PROMPTS
 
 FORMS = {
     "pair": {"per_device_train_batch_size": 8},

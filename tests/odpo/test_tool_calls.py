@@ -1,36 +1,13 @@
 """Tools in training: called within limits, their tokens not learned from, loops looked for in the last turn alone."""
 
-import threading
-
 import pytest
 from datasets import Dataset
-from transformers import AutoTokenizer
 
-from hf_cascade.data.chat import prepare_chat
-from tests.odpo.reference import Prefer, by_hand, distance, drifted, gradients, longer
+from tests.odpo.reference import Prefer, by_hand, gradients, longer
+from tests.online.calling import CALL, chat_kit, hang, tell, triple
+from tests.online.reference import distance, drifted
 
-CALL = '[TOOL_CALLS]{}[ARGS]{{"number": 7}}</s>'
 LOOP = " ab" * 400  # a counter loop too, with a few words behind it
-
-
-def triple(number: int) -> str:
-    """
-    Three times a number.
-
-    Args:
-        number: the number.
-    """
-    return f"it is {3 * number}"
-
-
-def hang(number: int) -> str:
-    """
-    Never answers.
-
-    Args:
-        number: any.
-    """
-    threading.Event().wait(60)
 
 
 def fail(number: int) -> str:
@@ -68,8 +45,6 @@ def make_calling(make_trainer, policy):
     """A trainer whose policy writes what it is told: text of each row's first turn, then of each turn after a tool."""
 
     def make(first, second, tools, **settings):
-        kit = AutoTokenizer.from_pretrained(policy)
-        prepare_chat(kit, "mistral")
         texts = ["Triple seven.", "What is it?", "Say it.", "And now?"][: len(first) // 2]
         rows = Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in texts])
         settings = {"per_device_train_batch_size": len(first), "max_completion_length": 256, **settings}
@@ -77,19 +52,11 @@ def make_calling(make_trainer, policy):
             Prefer(longer),
             drifted(policy),
             rows,
-            {"tools": tools, "processing_class": kit},
+            {"tools": tools, "processing_class": chat_kit(policy)},
             shuffle_dataset=False,
             **settings,
         )
-        turns = []
-
-        def generate(prompt_ids, images, fields, num_generations, has_tool_images=False):
-            turns.append(kit.batch_decode(prompt_ids))
-            texts = first if num_generations == 2 else second
-            return [kit.encode(text, add_special_tokens=False) for text in texts[: len(prompt_ids)]], None
-
-        trainer._generate_single_turn = generate
-        return trainer, turns
+        return trainer, tell(trainer, first, second)
 
     return make
 

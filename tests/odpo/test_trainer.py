@@ -6,8 +6,9 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from hf_cascade.odpo.trainer import shuffle_pairs
-from tests.odpo.conftest import PROMPTS, count_a
-from tests.odpo.reference import Prefer, by_hand, distance, drifted, gradients, longer
+from tests.odpo.reference import Prefer, by_hand, gradients, longer
+from tests.online.reference import distance, drifted
+from tests.online.scene import PROMPTS, count_a
 
 
 @pytest.mark.parametrize("rescale", [False, True])

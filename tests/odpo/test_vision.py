@@ -10,7 +10,8 @@ from transformers import AutoModelForImageTextToText
 from hf_cascade.data.image_text import load_processor
 from hf_cascade.odpo import trainer as module
 from tests.data import tiny
-from tests.odpo.reference import Prefer, by_hand, distance, drifted, gradients, log_probs, longer
+from tests.odpo.reference import Prefer, by_hand, gradients, longer
+from tests.online.reference import distance, drifted, log_probs
 from tests.prune import families
 
 IMAGES = [1, 0, 2, 1, 0, 3, 1, 2]  # of each row

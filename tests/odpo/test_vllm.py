@@ -1,32 +1,13 @@
 """With vLLM: what it is told, the loss at temperature 1 all the same, and the win-rate without a second model."""
 
-import random
-
 import pytest
 from datasets import Dataset
 from trl.trainer import grpo_trainer
 
-from tests.odpo.conftest import PROMPTS
-from tests.odpo.reference import Prefer, by_hand, distance, drifted, gradients, longer
-
-
-class Server:
-    """Stands for TRL's `VLLMGeneration`: keeps what it is given, answers at random."""
-
-    made: list = []
-
-    def __init__(self, **settings):
-        self.settings, self.syncs, self.counts = settings, 0, []
-        self.made.append(self)
-
-    def sync_weights(self):
-        self.syncs += 1
-
-    def generate(self, prompts, images, num_generations, profiler):
-        self.counts.append(num_generations)
-        draw = random.Random(len(self.counts))
-        ids = [[draw.randrange(20, 200) for _ in range(draw.randint(3, 8))] for _ in prompts]
-        return None, ids, [[[-1.0] for _ in row] for row in ids], None
+from tests.odpo.reference import Prefer, by_hand, gradients, longer
+from tests.online.reference import distance, drifted
+from tests.online.scene import PROMPTS
+from tests.online.served import Server
 
 
 @pytest.fixture

@@ -155,6 +155,24 @@ def test_total_is_the_papers_sum(parts_by_hand):
     }
 
 
+def test_images_and_types_go_to_the_visual_reward(parts_by_hand, monkeypatch):
+    asked = []
+
+    def visual(prompts, completions, log_metric=None, **columns):
+        asked.append((list(completions), columns["answer_type"], columns["images"]))
+        return [1.0] * len(prompts)
+
+    monkeypatch.setattr(stem, "visual_reward", visual)
+    kinds, images = ["choice", None, None, "", None], [[], ["picture"], [], None, None]
+    columns = {"answer": list("abcde"), "answer_type": kinds, "images": images, "other": list("abcde")}
+    completions = ["111", "110", "101", "100", "011"]
+    assert stem.stem_reward([""] * 5, completions, **columns) == [1.1, 1, pytest.approx(0.2), 0.1, 0]
+    assert asked == [(["111", "110"], ["choice", None], [[], ["picture"]])]
+    assert dict(parts_by_hand)["maths_reward"] == ["101", "100"]
+    program = {"tests": [["t"]], "answer": [None], "images": [["picture"]], "other": ["a"]}
+    assert stem.stem_reward([""], ["111"], **program) == [1.1]  # a row with tests is a program
+
+
 def test_weights(parts_by_hand):
     mine = StemReward(form=0.0, correct=2, language=0.5)
     assert mine(["", ""], ["111", "110"], answer=["5", "5"], other=[1, 2]) == [2.5, 2]

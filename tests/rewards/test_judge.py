@@ -1,67 +1,18 @@
 """The judge against a server of this process: what it asks, what it reads, and what it does when a server fails."""
 
-import json
 import logging
-import math
 import pickle
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 
 import pytest
 
 from hf_cascade.rewards.judge import GenerativeJudge
+from tests.rewards.chat_server import Handler, says, serving
 
 KEY = "sk-secret-1234"
 PAIRS = {"prompts": ["2+2?", "Hi"], "first": ["4", "Hello"], "second": ["5", "Go away"]}
-
-
-def says(text, top=None):
-    """A chat completion; `top`: label to probability at the label's token."""
-    content = [{"token": t, "top_logprobs": [{"token": k, "logprob": math.log(p)} for k, p in top.items()]}
-               for t in ([text] if top else [])]  # fmt: skip
-    return {"choices": [{"message": {"content": text}, "logprobs": {"content": content} if top else None}]}
-
-
-class Server(ThreadingHTTPServer):
-    """`answer(body, number)` gives a dict (200), (status, text[, headers]) or None after which the line is cut."""
-
-    daemon_threads = True
-
-    def __init__(self, answer):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer, self.bodies, self.headers = answer, [], []
-        self.lock, self.now, self.most = threading.Lock(), 0, 0
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.lock:
-            server.bodies.append(body)
-            server.headers.append(dict(self.headers))
-            number = len(server.bodies)
-            server.now += 1
-            server.most = max(server.most, server.now)
-        answer = server.answer(body, number)
-        with server.lock:
-            server.now -= 1
-        if answer is None:
-            return
-        status, text, *headers = (200, json.dumps(answer)) if isinstance(answer, dict) else answer
-        self.send_response(status)
-        for name, value in (headers or [{}])[0].items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        try:
-            self.wfile.write(text.encode())
-        except OSError:
-            pass  # the judge has hung up
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -69,19 +20,14 @@ def serve(monkeypatch):
     """Start a server; returns it and a judge that asks it."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    servers = []
+    with ExitStack() as servers:
 
-    def start(answer, **settings):
-        server = Server(answer)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        settings = {"timeout_seconds": 5, "retries": 2, "backoff_seconds": 0.01} | settings
-        return server, GenerativeJudge(f"http://127.0.0.1:{server.server_port}/v1", "judge-1", **settings)
+        def start(answer, **settings):
+            server = servers.enter_context(serving(answer))
+            settings = {"timeout_seconds": 5, "retries": 2, "backoff_seconds": 0.01} | settings
+            return server, GenerativeJudge(f"http://127.0.0.1:{server.server_port}/v1", "judge-1", **settings)
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def shown(body, name):

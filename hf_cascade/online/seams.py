@@ -1,4 +1,4 @@
-"""What ODPO and GRPO use of TRL's `GRPOTrainer`, as data, and a check that the installed TRL still has it.
+"""What Online DPO and GRPO use of TRL's `GRPOTrainer`, as data, and a check that the installed TRL still has it.
 
 The trainer overrides private methods, which TRL may change in any release. A renamed key or another order of arguments
 would train on something else without a word, so they are looked up before a trainer is built. That takes less than a

@@ -14,7 +14,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer import utils
 
-from hf_cascade.odpo import seams
+from hf_cascade.online import seams
 from tests.data import tiny
 from tests.prune import families
 

@@ -1,4 +1,4 @@
-"""odpo/tools.py: a tool stays itself within its limits, and neither hangs, ends nor floods training."""
+"""online/tools.py: a tool stays itself within its limits, and neither hangs, ends nor floods training."""
 
 import asyncio
 import inspect
@@ -9,7 +9,7 @@ import pytest
 from transformers.utils import get_json_schema
 from trl.trainer.utils import is_async_callable
 
-from hf_cascade.odpo.tools import ToolLimits, limit_tool
+from hf_cascade.online.tools import ToolLimits, limit_tool
 
 SHORT = 0.05  # seconds
 

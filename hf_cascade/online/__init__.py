@@ -1,0 +1,1 @@
+"""What Online DPO and GRPO share around TRL's GRPO trainer."""

@@ -1,0 +1,193 @@
+"""estimate.py on GRPO: hours by their parts, memory of both phases, remedies that are enough as they are written."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from hf_cascade.costs import forward_flops, keys_of
+from hf_cascade.estimate import estimate
+from hf_cascade.machines import CARDS, find_machine
+from hf_cascade.memory import Setup
+from hf_cascade.online_costs import cache_bytes, group_flops, group_memory
+from hf_cascade.plan import PlannedStage
+from hf_cascade.recipe import Stage
+from hf_cascade.stage_setup import Options, make_setup
+from hf_cascade.writing import BANDWIDTH, SHORT, Engine
+from tests.test_estimate import CHILD, EIGHT, FLASH
+
+GROUPS = {"max_steps": 10, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 64, "train_tokens": None}
+GROUPS |= {"max_completion_length": 81920, "vllm_max_model_length": 86016, "use_vllm": True, **FLASH}
+GROUPS |= {"vllm_enable_sleep_mode": True, "vllm_gpu_memory_utilization": 0.5, "vllm_tensor_parallel_size": 4}
+GROUPS |= {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
+LARGER = Options(find_machine("8xh200"))
+
+
+def group(inputs=(), **changes) -> PlannedStage:
+    """A stage of GRPO on rows of 80K tokens; a setting that is `None` is left out."""
+    settings = {name: value for name, value in {**GROUPS, **changes}.items() if value is not None}
+    stage = Stage("stage", "grpo", None, settings, dict.fromkeys(inputs, "x"), "")
+    return PlannedStage(stage, CHILD, CHILD, None, CHILD if inputs else None)
+
+
+def test_a_stage_of_grpo_by_its_parts():
+    part, responses = group(), 8 * 64
+    cost, setup = estimate(part, LARGER), make_setup(part, LARGER)
+    assert (setup.max_length, setup.trl_head, setup.packed, setup.fewest_rows) == (86016, True, False, 1)
+    assert cost.per_token == group_flops(CHILD, setup, scored=True)  # vLLM's probabilities are corrected
+    assert cost.tokens == 10 * responses * 86016 and cost.written == 10 * responses * 81920
+    held = group_memory(CHILD, None, setup, judge_bytes=2, rows=0, engine=0.5 * 141e9, sleeps=True)
+    assert (cost.memory, cost.writing_memory) == held and cost.device_bytes == max(part.total for part in held)
+    rate, times = 8 * 989.4e12 * 0.4, cost.times
+    own = cost.per_token.student + cost.per_token.recomputed
+    assert times.passes == pytest.approx(cost.tokens * own / rate)
+    assert times.writing == pytest.approx(10 * Engine(0.5, 4).seconds(CHILD, setup, LARGER.machine, responses))
+    assert cost.seconds == times.total == times.writing + times.passes
+    fewer = setup.changed(max_length=round(SHORT * 86016))
+    short = 10 * Engine(0.5, 4).seconds(CHILD, fewer, LARGER.machine, responses)
+    assert times.short == pytest.approx(times.passes + short)  # rows are padded to the longest
+    before = cost.tokens * (cost.per_token.student - estimate(_uncorrected(), LARGER).per_token.student) / rate
+    assert times.refilled == pytest.approx(times.total + 3 * (times.writing + before))
+    none = estimate(group(max_refill_rounds=0), LARGER).times
+    assert none.refilled == none.total
+
+
+def _uncorrected() -> PlannedStage:
+    return group(vllm_importance_sampling_correction=False)
+
+
+def test_rows_of_grpo_are_not_shared():
+    with pytest.raises(ValueError, match="sequence_parallel 2: TRL's GRPO takes neither .* a row must fit one GPU"):
+        estimate(group(), replace(LARGER, sequence_parallel={"stage": 2}))
+    assert make_setup(group(), replace(LARGER, sequence_parallel={"": 2})).sequence_parallel == 1
+
+
+def test_when_grpo_scores_beforehand():
+    """As TRL: responses of another policy, or vLLM's; two steps on the same responses write half as many."""
+    passes = [
+        estimate(group(use_vllm=False, **changes), LARGER).per_token
+        for changes in ({}, {"steps_per_generation": 128}, {"generation_batch_size": 1024}, {"num_iterations": 2})
+    ]
+    forward = passes[0].generated
+    assert passes[0] == estimate(_uncorrected(), LARGER).per_token
+    for scored in passes[1:3]:
+        assert scored.student - passes[0].student == pytest.approx(forward)
+    assert passes[3].generated == forward / 2 and passes[3].student - passes[0].student == pytest.approx(forward / 2)
+    cost = estimate(group(num_iterations=2), LARGER)
+    assert cost.written == 10 * 512 // 2 * 81920
+    assert cost.times.writing == pytest.approx(estimate(group(), LARGER).times.writing / 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "words"),
+    [
+        (group(use_vllm=False), LARGER, "memory bandwidth"),
+        (group(vllm_mode="server"), LARGER, "on GPUs of its own"),
+        (group(vllm_gpu_memory_utilization=0.1, vllm_tensor_parallel_size=1), LARGER, "no room for a row of 86,016"),
+        (group(vllm_tensor_parallel_size=3), LARGER, "3 does not divide 8 GPUs"),
+        (group(), Options(find_machine(None, 8, 900, 141)), "how fast the memory of custom is read"),
+        (group(), Options(find_machine("8xcpu")), "how fast the memory of cpu is read"),
+        (group(use_vllm=False), Options(find_machine("cpu")), "memory bandwidth"),
+        (group(), Options(find_machine(None, 8)), "give --machine"),
+        (group(max_steps=None), LARGER, "max_steps is not set"),
+        (replace(group(["judge_model_name_or_path"]), reward=None), LARGER, "its judge's config.json"),
+    ],
+)
+def test_what_is_not_known_of_grpo(part, options, words):
+    cost = estimate(part, options)
+    assert cost.seconds is None and cost.times is None and words in cost.missing
+
+
+def test_a_judge_in_the_process_is_on_every_gpu():
+    """A judge elsewhere holds nothing here; one here is counted in the type of its checkpoint."""
+    beside = estimate(group(["judge_model_name_or_path"]), LARGER)
+    assert (
+        beside.memory.teacher == 2 * 13_945_031_680
+        and estimate(group(judge_url="http://x"), LARGER).memory.teacher == 0
+    )
+
+
+def apply(part: PlannedStage, words: str, options: Options) -> tuple[PlannedStage, Options]:
+    """A remedy done as it is written."""
+    settings = dict(part.stage.settings)
+    for change in re.split(" and | with |, ", words.rpartition(" (")[0]):
+        flag, value = re.split(": | ", change, maxsplit=1)
+        if flag.startswith("--"):
+            machine = find_machine(value) if flag == "--machine" else find_machine("h100-80gb", int(value))
+            options = replace(options, machine=machine)
+        else:
+            settings[flag] = yaml.safe_load(value)
+    return replace(part, stage=replace(part.stage, settings=settings)), options
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ["--gpus 32", "--machine 8xh200-141gb"]),  # rows of 80K of the 14B
+        ({"vllm_enable_sleep_mode": False}, ["vllm_enable_sleep_mode: true and --gpus 32"]),
+        ({"max_completion_length": 28672, "vllm_max_model_length": 32768, "vllm_enable_sleep_mode": False}, ["sleep"]),
+        (
+            {"max_completion_length": 4096, "vllm_max_model_length": 8192, "gradient_checkpointing": False},
+            ["gradient_"],
+        ),
+        (
+            {"max_completion_length": 28672, "vllm_max_model_length": 32768, "per_device_train_batch_size": 4},
+            ["_size: 1"],
+        ),
+        ({"max_completion_length": 53248, "vllm_max_model_length": 57344, "attn_implementation": None}, ["flash"]),
+        ({"max_completion_length": 28672, "vllm_max_model_length": 32768, "accelerator_config": None}, ["sync_each"]),
+    ],
+)
+def test_remedies_of_grpo_are_enough_as_they_are_written(changes, words):
+    part = group(**changes)
+    cost = estimate(part, EIGHT)
+    assert cost.fits(EIGHT.machine) is False
+    said = " | ".join(cost.advice)
+    assert [word for word in words if word not in said] == [] and "sequence_parallel" not in said
+    for text in cost.advice:
+        changed, options = apply(part, text, EIGHT)
+        mended = estimate(changed, options)
+        assert mended.fits(options.machine) and f"({mended.device_bytes / 1e9:,.0f} GB)" in text
+        rows = [make_setup(one, where) for one, where in ((part, EIGHT), (changed, options))]
+        assert len({setup.rows * setup.accumulation for setup in rows}) == 1  # as many responses a step on each GPU
+
+
+def test_how_long_an_engine_writes():
+    """Two copies of four GPUs; by hand: bytes that are read, at the memory's bandwidth."""
+    setup, machine = Setup(2048), find_machine("8xh100-80gb")
+    engine, row = Engine(0.1, 4), cache_bytes(CHILD, Setup(2048), 1)
+    assert row == 2048 * 40 * 2 * 8 * 128 * 2
+    room = 4 * 0.1 * 80e9 - 2 * 13_945_031_680
+    assert engine.rows_at_once(CHILD, setup, machine) == room // row == 12
+    weights = 2 * 2048 * 2 * 13_945_031_680  # 20 rows a copy, in two batches
+    read = weights + 20 * row * 2049 / 2
+    assert engine.seconds(CHILD, setup, machine, 40) == pytest.approx(read / (4 * 3.35e12))
+    assert Engine(0.01, 4).rows_at_once(CHILD, setup, machine) == 0
+    with pytest.raises(ValueError, match="no room for a row of 2048 tokens"):
+        Engine(0.01, 4).seconds(CHILD, setup, machine, 40)
+    assert BANDWIDTH.keys() == CARDS.keys()
+
+
+def test_a_difficulty_stage_writes_responses():
+    settings = {"max_completion_length": 32768, "dtype": "bfloat16"}
+    stage = Stage("stage", "difficulty", None, settings, {"model": "x"}, "")
+    part = PlannedStage(stage, CHILD, CHILD)
+    cost = estimate(part, EIGHT)
+    forward = sum(forward_flops(CHILD, keys_of([CHILD], 32768)))
+    assert cost.per_token.executed == cost.per_token.generated == forward and cost.gpus == 1
+    row = cache_bytes(CHILD, Setup(32768), 1)
+    assert cost.device_bytes == 2 * 13_945_031_680 + 16 * row and cost.fits(EIGHT.machine) is False
+    assert cost.tokens is None and "depends on the number of prompts: 16 responses" in cost.missing
+    fewer = int(cost.advice[0].split()[1])
+    changed = replace(part, stage=replace(stage, settings=settings | {"batch_size": fewer, "limit": 100}))
+    cost = estimate(changed, EIGHT)
+    assert cost.fits(EIGHT.machine) and cost.device_bytes + row > 80e9
+    assert (
+        cost.tokens == 100 * 16 * 32768
+        and cost.flops == cost.tokens * forward
+        and "at most 100 prompts, 16 responses" in cost.missing
+    )
+    served = replace(part, stage=replace(stage, settings=settings | {"url": "http://x"}, inputs={}))
+    assert "server" in estimate(served, EIGHT).missing
+    assert "shape is not known" in estimate(replace(part, source=None), EIGHT).missing
