@@ -75,7 +75,7 @@ def _check_grpo(settings: dict, inputs: dict, where: str) -> list[str]:
     if settings.get("datasets") and "prompts_from" in inputs:
         problems.append(f"{where}: set.datasets and inputs.prompts_from are both given: leave one of them out")
     judges = [flag for flag in RUBRIC_JUDGES if flag in inputs or settings.get(flag)]
-    grades = isinstance(rewards, list) and RUBRIC_REWARD in rewards
+    grades = isinstance(rewards, list) and any(str(name).rpartition(".")[2] == RUBRIC_REWARD for name in rewards)
     flags = [flag for flag in {**settings, **inputs} if flag.startswith("judge_")]
     if grades and len(judges) != 1:
         given = " and ".join(judges) or "none"
@@ -85,7 +85,7 @@ def _check_grpo(settings: dict, inputs: dict, where: str) -> list[str]:
         )
     elif judges == ["judge_url"] and not settings.get("judge_model"):
         problems.append(f"{where}.set.judge_model: missing: the name of the model that judges at judge_url")
-    endpoints = [flag for flag in flags if flag not in (*RUBRIC_JUDGES, "judge_template")]
+    endpoints = [flag for flag in flags if flag not in (*RUBRIC_JUDGES, "judge_template", "judge_chat_template_kwargs")]
     if judges == ["judge_model_name_or_path"] and endpoints:
         problems.append(f"{where}: {' and '.join(endpoints)} without judge_url: they are an endpoint's")
     if flags and not grades:

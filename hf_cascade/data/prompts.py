@@ -10,13 +10,14 @@ from trl.scripts.utils import DatasetConfig
 from hf_cascade.data.documents import load_mixture
 from hf_cascade.data.image_documents import decode_images
 
+SOLUTION = "solution"  # what TRL's rewards, and data sets made for them, call the right answer
 PROMPTS = "prompts.jsonl"  # what `hf-cascade difficulty` leaves in its folder
 
 
 def load_prompts(mixture: DatasetMixtureConfig, part: str = "train", prompts_from: str | None = None) -> Dataset | None:
     """
     Rows of TRL's `datasets:` block with `prompt`, text or messages; beside it `images` or `image`, and columns for
-    rewards.
+    rewards. TRL's `solution` is an `answer` too, where there is none.
 
     Args:
         mixture (`DatasetMixtureConfig`): the block.
@@ -49,4 +50,6 @@ def load_prompts(mixture: DatasetMixtureConfig, part: str = "train", prompts_fro
                 f"row {number}: the prompt ends with the role {prompt[-1].get('role')!r}: it must end with what is to "
                 "be answered, the role user or tool"
             )
+    if SOLUTION in columns and "answer" not in columns:
+        rows = rows.map(lambda solution: {"answer": solution}, input_columns=SOLUTION)
     return decode_images(rows)

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hf_cascade import assets
 from hf_cascade.completions import LoopRule, is_looping
+from hf_cascade.data.prompts import SOLUTION
 from hf_cascade.data.text_files import BUILDERS
 from hf_cascade.evaluate.heldout import CHUNK_BYTES, CHUNK_ROWS, IGNORED, Scorer, Windows
 from hf_cascade.evaluate.verbosity import thinking_tokens
@@ -75,7 +76,8 @@ def load_prompts(source: str, split: str = "train", limit: int | None = None) ->
 
 def load_rows(source: str, split: str = "train", limit: int | None = None) -> list[dict]:
     """
-    Rows with a column `prompt`, and whatever columns rewards ask for; what the prompts hold is not looked at.
+    Rows with a column `prompt`, and whatever columns rewards ask for; what the prompts hold is not looked at. TRL's
+    `solution` is an `answer` too, where there is none.
 
     Args:
         source (`str`): a `.jsonl`, `.json`, `.parquet` or `.csv` file (also `.gz`), or a Hub id.
@@ -100,6 +102,8 @@ def load_rows(source: str, split: str = "train", limit: int | None = None) -> li
     if not rows or "prompt" not in rows[0]:
         columns = f"it has {sorted(rows[0])}" if rows else "it has no rows"
         raise ValueError(f"prompts={source} has no column `prompt`: {columns}; rename yours")
+    if SOLUTION in rows[0] and "answer" not in rows[0]:
+        rows = [row | {"answer": row[SOLUTION]} for row in rows]
     return rows
 
 

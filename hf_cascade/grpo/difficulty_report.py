@@ -8,6 +8,7 @@ from matplotlib.ticker import PercentFormatter
 
 from hf_cascade.grpo.difficulty import KEPT
 from hf_cascade.plots import COLOURS, INK, STYLE, UNDER_TITLE, key, save
+from hf_cascade.rewards.maths import gold
 
 PICTURE = "difficulty.png"
 MOST_BARS = 21  # of the histogram
@@ -122,7 +123,7 @@ def report(results: dict, dropped: list[dict]) -> str:
         lines += ["## Right answers that the majority contradicts", "", "| prompt | right answer | majority |"]
         lines += ["|---|---|---|"]
         for row in contradicted[:EXAMPLES]:
-            cells = (_text(row["prompt"]), row.get("answer"), row["majority_answer"])
+            cells = (_text(row["prompt"]), gold(str(row["answer"])), row["majority_answer"])
             lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -32,6 +32,7 @@ CALLED = {
 # Keys of the batch that one method writes and another reads.
 SEQUENCE_KEYS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "ref_per_token_logps")
 GRPO_KEYS = ("advantages", "num_items_in_batch", "old_per_token_logps")
+GRPO_KEYS += ("sampling_per_token_logps", "importance_sampling_ratio")  # with vLLM
 KEYS = {
     "_generate_and_score_completions": (*SEQUENCE_KEYS, *GRPO_KEYS, *IMAGE_KEYS),
     "_compute_loss": (*SEQUENCE_KEYS, *GRPO_KEYS, *IMAGE_KEYS),

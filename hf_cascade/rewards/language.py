@@ -21,6 +21,7 @@ KANA = 0.1  # share of kana among kana and Chinese characters from which on it i
 SYLLABLES = {"CJK": 3, "ja": 3, "HANGUL": 2}  # letters that one character stands for
 LEAST_WORDS = 4  # of a language, known by its most frequent ones
 LEAST_DIFFERENT = 3  # of them: one word may be frequent in a language that is not known here
+LEAST_LATIN_WORDS = 2  # of a prompt too short to tell its language: enough to expect its letters
 LEAD = 1.4  # times as many as of the next language
 FOREIGN = 0.1  # share of windows in other languages that is still consistent: quotations
 FORMULA = 2000  # characters up to which an opening mark looks for its closing one: time grows with their product
@@ -109,15 +110,21 @@ language_reward = LanguageReward()
 
 
 def language_of(text: str) -> str | None:
-    """The language of most of a text's windows, see [`detect`]; `None`: not told."""
-    found = Counter(filter(None, map(detect, windows(text))))
-    return found.most_common(1)[0][0] if found else None
+    """The language of most of a text's windows, see [`detect`]; `LATIN`: only the letters are told; `None`: nothing."""
+    pieces = windows(text)
+    found = Counter(filter(None, map(detect, pieces)))
+    if found:
+        return found.most_common(1)[0][0]
+    words = [word for word in WORD.findall(" ".join(pieces)) if len(word) > 1]  # not the letters of formulas
+    latin = all(_script(letter) in ("LATIN", None) for letter in "".join(words))
+    return "LATIN" if latin and len(words) >= LEAST_LATIN_WORDS else None
 
 
 def foreign_share(text: str, language: str) -> float:
-    """Of a text's windows whose language is told, the share in another one."""
+    """Of a text's windows whose language is told, the share in another one; to `LATIN`, in other letters."""
     found = [other for other in map(detect, windows(text)) if other is not None]
-    return sum(other != language for other in found) / len(found) if found else 0.0
+    same = {language, *STOP_WORDS} if language == "LATIN" else {language}
+    return sum(other not in same for other in found) / len(found) if found else 0.0
 
 
 def windows(text: str) -> list[str]:

@@ -130,11 +130,17 @@ def _unit(rest: str, currency: str) -> tuple[str, bool] | None:
         noun = len(name) > 2 and name.isalpha() and not FUNCTIONS.fullmatch(name)
         if not word or name in SMALL:
             continue
-        if name in SEVERAL or not (name in UNITS or noun):
+        if name in SEVERAL or name in NUMERALS or not (name in UNITS or noun):
             return None
         known = known and name in UNITS
         found.append(UNITS.get(name, name) + (exponent[1] if exponent else ""))
     return (" ".join(found), known) if 0 < len(found) <= 4 else None
+
+
+def names_several(text: str) -> bool:
+    """Whether text that is no number here names more than one value in words, `7 or eight`."""
+    found = set(re.findall(r"[^\W\d_]{2,}", plain(text).casefold()))
+    return bool(found & SEVERAL or found & set(NUMERALS))
 
 
 def same_number(right: Number, given: Number, tolerance: float = 0.0, precision: int | None = None) -> bool:
@@ -164,7 +170,7 @@ def same_number(right: Number, given: Number, tolerance: float = 0.0, precision:
 
 def words(text: str) -> str:
     """Words for comparison: case, articles and punctuation left out, small numbers in digits."""
-    text = plain(text).casefold()
+    text = re.sub(r"(?<=\d) ?([:/]) ?(?=\d)", r"\1", plain(text).casefold())
     kept = {place for mark in KEPT.finditer(text) for place in range(*mark.span())}
     bare = [
         character if place in kept else "" if character in "'.`" else " " if character in PUNCTUATION else character

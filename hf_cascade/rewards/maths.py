@@ -29,6 +29,9 @@ SPACES = re.compile(r"\\[!,;:]|(?<!\d)\s|\s(?!\d)")  # 1 2 is not 12
 WORDS = re.compile(r"[^\W\d_][^\W\d_'’. -]*(?:[ '’.-]+[^\W\d_]+)*")
 FUNCTIONS = re.compile(r"(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|ln|exp|sqrt|pi|infty|inf|min|max|gcd|lcm", re.I)
 UNIT = re.compile(r"([-+]?\d[\d,.]*)((?: +[A-Za-z]{3,})+)")  # words; math-verify knows shorter ones
+# Beside one number these make more of it than one; math-verify passes over words, and over what a value is below.
+NUMBER = re.compile(r"[-+]?[\d.,]*\d")
+SEVERAL = re.compile(r"(?<![A-Za-z])(?:or|and|not|\\(?:le|ge|lt|gt|leq|geq|ne|neq))(?![A-Za-z])|[<>≤≥≠]", re.I)
 # Without a space it is a product, but for the ones nobody writes as one: to math-verify 2m and 2ab are 2 too.
 PRODUCT = re.compile(r"(?<=[\d}])(?!(?:i|[cmk]m|kg|ft|lb|oz)$)([A-Za-z]{1,2})$")
 SYMBOLS = {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt "}
@@ -146,6 +149,8 @@ class MathsReward:
             return False, False
         if SPACES.sub("", right) == SPACES.sub("", given):
             return True, False
+        if NUMBER.fullmatch(right) and SEVERAL.search(given):
+            return False, False
         if (words := words_of(right)) is not None:  # to math-verify they are products of letters
             return words == words_of(given, shortest=1), False
         worker = self._workers.get()

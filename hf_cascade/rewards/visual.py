@@ -166,7 +166,7 @@ def _compare(right, given: str, kind: str, tolerance: float, precision: int | No
         numbers = matching.number_of(str(right)), matching.number_of(given)
         if None not in numbers:
             return matching.same_number(*numbers, tolerance, precision)
-        return None
+        return False if numbers[1] is None and matching.names_several(given) else None
     return matching.same_text(str(right), given) if kind == "text" else None
 
 

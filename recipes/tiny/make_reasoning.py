@@ -36,11 +36,11 @@ PARTS = {
     "pairs": range(80, 90),
     "heldout": range(90, 100),
 }
-ROWS = {"sft": 4000, "problems": 1200, "general": 800, "judge": 4000, "pairs": 3000, "heldout": 300}
+ROWS = {"sft": 4000, "problems": 1000, "general": 800, "judge": 4000, "pairs": 3000, "heldout": 300}
 SUMS = {"sft": 0.75, "problems": 1.0, "general": 0.5, "judge": 0.0, "pairs": 0.0, "heldout": 2 / 3}
-SPOILT = {"open": 0.02, "loop": 0.02, "german": 0.02, "twice": 0.02}  # of the chains of thought
+SPOILT = {"open": 0.02, "loop": 0.02, "chinese": 0.02, "twice": 0.02}  # of the chains of thought
 WRONG = 0.04  # of the problems: the answer that the file gives
-GERMAN = "Wir rechnen die Zahlen der Reihe nach zusammen und dann ist das hier nicht mehr schwer für uns"
+CHINESE = "我们先把这些数字按顺序加起来，然后再给出最后的答案。"
 
 
 def add_up(rng: random.Random) -> tuple[str, list[tuple[str, int]]]:
@@ -136,8 +136,8 @@ def spoil(thinking: str, answer: str, rng: random.Random) -> tuple[str, str]:
         return f"[THINK]{thinking}[/THINK]{answer}", ""
     spoilt = {
         "open": f"[THINK]{thinking}",
-        "loop": f"[THINK]{(thinking + chr(10)) * 20}[/THINK]{answer}",
-        "german": f"[THINK]{GERMAN}\n{thinking}[/THINK]{answer}",
+        "loop": f"[THINK]{(thinking + chr(10)) * 60}[/THINK]{answer}",
+        "chinese": f"[THINK]{CHINESE}\n{thinking}[/THINK]{answer}",
         "twice": f"[THINK]{thinking}[/THINK][THINK]{thinking}[/THINK]{answer}",
     }
     return spoilt[kind], kind
