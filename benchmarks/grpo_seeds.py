@@ -104,10 +104,9 @@ def name_of(variant: str) -> str:
 def run(folder: Path, source: Path, seed: int, samples: int, variants: list[str]) -> None:
     """One seed: fine-tuning, every variant, and the report on all."""
     settings = RECIPE / "reasoning_sft.yaml"
-    steps = yaml.safe_load((RECIPE / "reasoning.yaml").read_text())["reasoning-sft"]["set"]["max_steps"]
     call(
         folder / "sft",
-        [sys.executable, "-m", "hf_cascade.cli", "sft", "--config", settings, "--seed", seed, "--max_steps", steps]
+        [sys.executable, "-m", "hf_cascade.cli", "sft", "--config", settings, "--seed", seed]
         + ["--model_name_or_path", source / "14b", "--teacher_model_name_or_path", source / "reasoning-teacher"],
     )
     for variant in variants:

@@ -85,9 +85,11 @@ def test_chains_lead_to_the_answer_and_few_are_spoilt():
     for row in whole:
         if row["chain"] == "long":
             thinking = said(row["completion"]).removeprefix("[THINK]").partition("[/THINK]")[0]
-            for step in thinking.split("\n"):
-                left, total = step.split("=")
-                assert eval(left) == int(total)
+            first, *rest = re.findall(r"[+-]?\d", thinking)
+            total = int(first)
+            for change, reached in zip(rest[::2], rest[1::2], strict=True):
+                total += int(change)
+                assert total == int(reached)
     assert 0.4 < Counter(row["chain"] for row in whole)["long"] / len(whole) < 0.6
     assert set(Counter(row["spoilt"] for row in shipped("sft"))) == {"", *make["SPOILT"]}
 

@@ -62,10 +62,11 @@ def add_up(rng: random.Random) -> tuple[str, list[tuple[str, int]]]:
 
 
 def think(steps: list[tuple[str, int]], chain: str) -> str:
-    """The chain of thought of a sum: every step, or with `short` the totals alone."""
+    """The chain of thought of a sum: every step, `5+3=8-6=2`, or with `short` the totals alone, `8 2`."""
     if chain == "short":
         return " ".join(str(total) for _, total in steps)
-    return "\n".join(f"{step}={total}" for step, total in steps)
+    first = steps[0][0][0]
+    return first + "".join(f"{step[1:]}={total}" for step, total in steps)  # what is added to is one digit
 
 
 def listed(words: list[str]) -> str:
