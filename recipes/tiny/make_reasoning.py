@@ -2,14 +2,14 @@
 
     python recipes/tiny/make_reasoning.py --output_dir recipes/tiny/data
 
-Two kinds of prompt. A sum, `What is 7+5-3?`, has one right answer: the policy thinks, then writes it in `\\boxed{}`. Words
-to use, `Use the words tree, code and list.`, has a rubric: one criterion a word. Both can be checked exactly.
+Two kinds of prompt. A sum, `What is 5+3-6+2?`, has one right answer: the policy thinks, then writes it in `\\boxed{}`.
+Words to use, `Use the words tree, code and list.`, have a rubric: one criterion a word. Both can be checked exactly.
 
 Writes `reasoning_sft.jsonl.gz` (chains of thought, long or short, a few of them spoilt, as scraped ones are),
 `reasoning_problems.jsonl.gz` (sums to train on, a few with a wrong answer), `reasoning_general.jsonl.gz` (both kinds),
 `reasoning_judge.jsonl.gz` (yes or no to one criterion), `reasoning_pairs.jsonl.gz` (preferences) and
-`reasoning_heldout.jsonl.gz` (both kinds, to measure on). The same files every time. A prompt is of one part only, chosen
-by its hash. Needs Python alone.
+`reasoning_heldout.jsonl.gz` (both kinds, to measure on). The same files every time. A prompt is of one part only,
+chosen by its hash. Needs Python alone.
 """
 
 import argparse
@@ -17,13 +17,13 @@ import gzip
 import hashlib
 import json
 import random
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 # Common in the shipped text, and one token of the tiny tokenizer.
 WORDS = (
-    "value list code time work name change class point line start item tree graph string test row error text matrix sum "
-    "match term length"
+    "value list code time work name change class point line start item tree graph string test row error text matrix "
+    "sum match term length"
 ).split()
 TERMS = (2, 3, 4, 5, 6)
 LARGEST = 9  # of a running total
@@ -129,19 +129,15 @@ def words_used(prompts: list, completions: list, words: list, **columns) -> list
 def spoil(thinking: str, answer: str, rng: random.Random) -> tuple[str, str]:
     """A chain of thought that no model should learn from, as text with its tags; most are left whole."""
     draw = rng.random()
-    for kind, share in SPOILT.items():
-        if draw < share:
-            break
-        draw -= share
-    else:
-        return f"[THINK]{thinking}[/THINK]{answer}", ""
+    kind = next((kind for kind, upto in zip(SPOILT, accumulate(SPOILT.values()), strict=True) if draw < upto), "")
+    whole = f"[THINK]{thinking}[/THINK]{answer}"
     spoilt = {
         "open": f"[THINK]{thinking}",
         "loop": f"[THINK]{(thinking + chr(10)) * 60}[/THINK]{answer}",
         "chinese": f"[THINK]{CHINESE}\n{thinking}[/THINK]{answer}",
-        "twice": f"[THINK]{thinking}[/THINK][THINK]{thinking}[/THINK]{answer}",
+        "twice": f"[THINK]{thinking}[/THINK]{whole}",
     }
-    return spoilt[kind], kind
+    return spoilt.get(kind, whole), kind
 
 
 def rows(part: str):
@@ -156,9 +152,11 @@ def rows(part: str):
         elif part == "pairs":
             first, second = (answer_words(words, rng) for _ in range(2))
             if (better := worth(second, words) - worth(first, words)) != 0:
-                yield row | {"chosen": said("assistant", (first, second)[better > 0])} | {
-                    "rejected": said("assistant", (first, second)[better < 0])
-                }
+                yield (
+                    row
+                    | {"chosen": said("assistant", (first, second)[better > 0])}
+                    | {"rejected": said("assistant", (first, second)[better < 0])}
+                )
         else:
             answer = None if steps is None else str(steps[-1][1])
             if part == "problems":
