@@ -48,7 +48,7 @@ class Preference:
     ):
         self.arguments, self.baseline = arguments, baseline
         self.rows = load_prompts(arguments.prompts, arguments.dataset_split, arguments.limit)
-        named = {name: load_reward(name) for name in arguments.reward}
+        named = dict(zip(_short(arguments.reward), map(load_reward, arguments.reward), strict=True))
         self.judges = {name: reward for name, reward in named.items() if isinstance(reward, PairwisePreference)}
         self.rewards = {name: reward for name, reward in named.items() if name not in self.judges}
         for name, reward in self.rewards.items():
@@ -231,6 +231,12 @@ def check_reward(name: str, reward: Callable, rows: list[dict]) -> list[str]:
     if hasattr(reward, "check_columns"):  # what a signature does not say
         reward.check_columns(list(rows[0]))
     return needed
+
+
+def _short(names: list[str]) -> list[str]:
+    """What tables call rewards: functions without their places, unless two would be called alike."""
+    short = [name.rpartition(":" if ".py:" in name else ".")[2] for name in names]
+    return short if len(set(short)) == len(short) else names
 
 
 def _same(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -254,7 +254,7 @@ def test_messages_go_through_the_template_and_text_is_measured_beside(answered, 
     assert lines[0]["prompt"][1] == {"role": "user", "content": "The cell"}
     lengths = [len(line["completion"]) for line in lines]
     wins = [(a > b) + (a == b) / 2 for a, b in zip(lengths[3:], lengths[:3], strict=True)]
-    assert found["small"]["wins"]["reward.py:last"]["rate"] == pytest.approx(sum(wins) / 3)
+    assert found["small"]["wins"]["last"]["rate"] == pytest.approx(sum(wins) / 3)
     assert samples.prompt_tokens(*_prompt(answered)) == _by_hand(answered)
 
 

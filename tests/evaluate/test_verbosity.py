@@ -128,16 +128,16 @@ def test_verbosity_end_to_end(answered, tokenizer, monkeypatch):  # noqa: F811
         assert spent["answer_tokens"] == pytest.approx(one["tokens"])
         assert {key: gain["binary"] for key, gain in spent["rewards"].items()} == {
             "similarity": False,
-            "reward.py:short": True,
-            "reward.py:odd": False,
+            "short": True,
+            "odd": False,
         }
-        short = spent["rewards"]["reward.py:short"]
-        right = [line for line in own if line["rewards"]["reward.py:short"] == 1]
+        short = spent["rewards"]["short"]
+        right = [line for line in own if line["rewards"]["short"] == 1]
         assert 0 < len(right) < 16 and short["right_tokens"] == pytest.approx(fmean(line["tokens"] for line in right))
         for budget, value in zip(told["budgets"], short["budget"], strict=True):
             assert value == pytest.approx(sum(line["tokens"] <= budget for line in right) / 16)
-        assert short["rate"] == pytest.approx(one["rewards"]["reward.py:short"]) and short["low"] < short["high"]
-        assert spent["rewards"]["reward.py:odd"]["budget"] is None
+        assert short["rate"] == pytest.approx(one["rewards"]["short"]) and short["low"] < short["high"]
+        assert spent["rewards"]["odd"]["budget"] is None
         assert spent["rewards"]["similarity"]["judged"] == 12
     report = (answered / "out" / "report.md").read_text()
     assert "## Verbosity" in report and "](verbosity.png)" in report and "top_p 0.95" in report
