@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from hf_cascade.costs import StepFlops, forward_flops, keys_of, step_flops
 from hf_cascade.machines import CPU, CUSTOM, Machine
 from hf_cascade.memory import Memory, Setup, communicated_bytes, prune_memory, training_memory
-from hf_cascade.online_costs import cache_bytes, group_flops, group_memory, online_flops, online_memory
+from hf_cascade.online_costs import cache_bytes, judged_flops, online_flops, online_memory
 from hf_cascade.plan import PlannedStage
 from hf_cascade.recipe import Stage
 from hf_cascade.remedies import advise
@@ -18,22 +18,18 @@ from hf_cascade.stage_setup import (
     batches_written,
     compute_dtype,
     distils,
-    engine_of,
     is_scored,
     length_flag,
     make_setup,
     model_dtype,
     padded,
     setting,
+    writer_of,
 )
-from hf_cascade.writing import BANDWIDTH, SHORT, Times
+from hf_cascade.writing import SHORT, Times
 
 # Forward passes of the parent over the calibration text that pruning takes, the most that was measured, on a CPU.
 PRUNE_PASSES = {"compensated": 3.9, "paper": 1.6}  # benchmarks/results/prune_cpu.md
-WRITING = (
-    "how long writing responses takes, which reads all weights for every token: memory bandwidth, batch and engine "
-    "decide, not FLOPs"
-)
 SERVED = "vLLM's server writes the responses, on GPUs of its own"
 NO_MACHINE = "give --machine, or --tflops"
 
@@ -69,9 +65,9 @@ class Estimate:
         missing (`str`): why something is not known.
         counted (`str`): what lengths stand for those that are not known.
         advice (`tuple[str, ...]`): where it does not fit, changes each of which is enough.
-        writing_memory (`Memory`, *optional*): of a grpo stage while it writes responses; `memory` is that of training.
-        written (`int`, *optional*): tokens of all responses of a grpo stage, at most; groups that replace others not.
-        times (`Times`, *optional*): what a grpo stage's seconds are made of, and bounds of them.
+        writing_memory (`Memory`, *optional*): of odpo and grpo while they write responses; `memory` is of training.
+        written (`int`, *optional*): tokens of all their responses, at most; groups that replace others not.
+        times (`Times`, *optional*): what their seconds are made of, and bounds of them.
     """
 
     name: str
@@ -158,38 +154,25 @@ def _training(part: PlannedStage, options: Options, record: Record | None) -> Es
         return Estimate(stage.name, stage.run, **known, missing=missing)
     tokens = steps * setup.step_tokens
     known |= {"tokens": tokens, "steps": steps, "flops": tokens * per_token.executed}
-    if stage.run == "grpo":
+    if stage.run in ONLINE:
         responses = tokens // setup.max_length // setting(stage, "num_iterations")
         known["written"] = responses * setting(stage, "max_completion_length")
     if record is not None and record.tokens:
         seconds = record.seconds * tokens / record.tokens
         return Estimate(stage.name, stage.run, **known, seconds=seconds, bound="record", record=record.where)
-    missing = WRITING if stage.run == "odpo" else _no_writing_time(part, setup, machine) if stage.run == "grpo" else ""
-    if missing:
+    if missing := _no_time(part, setup, machine):
         return Estimate(stage.name, stage.run, **known, missing=missing)
-    peak, frozen = _peaks(stage, machine)
-    if peak is None:
-        return Estimate(stage.name, stage.run, **known, missing=_no_peak(machine, compute_dtype(stage)))
-    if frozen is None:
-        return Estimate(stage.name, stage.run, **known, missing=_no_peak(machine, "float8"))
-    own = per_token.student + per_token.recomputed
-    arithmetic = tokens * (own / peak + per_token.teacher / frozen) / (machine.gpus * options.mfu)
-    links = _exchange_seconds(part, setup, machine) * steps
-    bound, seconds = ("links", links) if links > arithmetic else ("arithmetic", arithmetic)
-    if stage.run == "grpo":
-        known["times"] = _group_times(part, setup, options, steps, seconds)
-        seconds = known["times"].total
-    return Estimate(stage.name, stage.run, **known, seconds=seconds, bound=bound)
+    return Estimate(stage.name, stage.run, **known, **_seconds(part, setup, options, steps, per_token))
 
 
 def step_costs(part: PlannedStage, setup: Setup) -> StepFlops:
     """FLOPs of a training step for one token."""
     stage = part.stage
-    if stage.run == "odpo":
-        return online_flops(part.config, part.reward, setup, forms=setting(stage, "loss_form") == "weight")
-    if stage.run == "grpo":
-        iterations = setting(stage, "num_iterations")
-        return group_flops(part.config, setup, scored=is_scored(stage, setup), iterations=iterations)
+    if stage.run in ONLINE:
+        ranked = stage.run == "odpo"
+        forwards = is_scored(stage, setup) + (ranked and setting(stage, "loss_form") == "weight")
+        how = {"forwards": forwards, "iterations": setting(stage, "num_iterations")}
+        return online_flops(part.config, setup, reward=part.reward if ranked else None, reference=ranked, **how)
     teacher = part.teacher if distils(stage) and setup.teacher_is_here else None
     keys = keys_of([part.config, *([teacher] if teacher else [])], setup.max_length, whole_square=setup.masked)
     how = {"checkpointing": setup.checkpointing, "trained": setup.trained, "head_again": setup.trl_head}
@@ -197,21 +180,21 @@ def step_costs(part: PlannedStage, setup: Setup) -> StepFlops:
 
 
 def step_memory(part: PlannedStage, setup: Setup, machine: Machine) -> tuple[Memory, ...]:
-    """Memory of one GPU in a training step; of grpo also while responses are written."""
+    """Memory of one GPU in a training step; of odpo and grpo also while responses are written."""
     stage = part.stage
     if stage.run not in ONLINE:
         return (training_memory(part.config, part.teacher, setup),)
-    dtype = setting(stage, "reward_model_dtype") if stage.run == "odpo" else "auto"
-    dtype = model_dtype(part.reward or {}) if dtype == "auto" else dtype
-    engine, width = engine_of(stage), BYTES.get(dtype, 4)
-    how = {
-        "rows": 0 if setting(stage, "use_vllm") else setup.rows * batches_written(stage, setup),
-        "engine": 0.0 if engine is None else engine.share * (machine.memory_bytes or 0),
-        "sleeps": bool(setting(stage, "vllm_enable_sleep_mode")),
-    }
-    if stage.run == "grpo":
-        return group_memory(part.config, part.reward, setup, judge_bytes=width, **how)
-    return (online_memory(part.config, part.reward, setup, reward_bytes=width, **how),)
+    how, writer = {"judge": part.reward, "judge_bytes": BYTES.get(_judge_dtype(part), 4)}, writer_of(stage, setup)
+    if writer is not None:
+        how |= {"rows": writer.rows, "engine": writer.share * (machine.memory_bytes or 0)}
+    sleeps = bool(setting(stage, "vllm_enable_sleep_mode"))
+    return online_memory(part.config, setup, reference=stage.run == "odpo", sleeps=sleeps, **how)
+
+
+def _judge_dtype(part: PlannedStage) -> str:
+    """The type of a reward model or judge in the process."""
+    dtype = setting(part.stage, "reward_model_dtype") if part.stage.run == "odpo" else "auto"
+    return model_dtype(part.reward or {}) if dtype == "auto" else dtype
 
 
 def _most(held: tuple[Memory, ...]) -> float:
@@ -219,60 +202,75 @@ def _most(held: tuple[Memory, ...]) -> float:
 
 
 def _advice(part: PlannedStage, setup: Setup, machine: Machine) -> tuple[str, ...]:
-    """Changes with which a stage that does not fit would; on GRPO's card vLLM may sleep first."""
-    tried = {"": part}
-    awake = engine_of(part.stage) is not None and not setting(part.stage, "vllm_enable_sleep_mode")
-    if part.stage.run == "grpo" and awake:
+    """Changes with which a stage that does not fit would; beside training vLLM may sleep first."""
+    tried, writer = {"": part}, writer_of(part.stage, setup) if part.stage.run in ONLINE else None
+    if writer is not None and writer.share and not setting(part.stage, "vllm_enable_sleep_mode"):
         settings = part.stage.settings | {"vllm_enable_sleep_mode": True}
         tried["vllm_enable_sleep_mode: true"] = replace(part, stage=replace(part.stage, settings=settings))
     totals = {words: lambda *case, of=other: _most(step_memory(of, *case)) for words, other in tried.items()}
     return tuple(advise(setup, machine, totals))
 
 
-def _no_writing_time(part: PlannedStage, setup: Setup, machine: Machine) -> str:
-    """Why it is not known how long GRPO's responses take to write, or nothing."""
-    engine = engine_of(part.stage)
-    if engine is None:
-        return SERVED if setting(part.stage, "use_vllm") else WRITING
+def _no_time(part: PlannedStage, setup: Setup, machine: Machine) -> str:
+    """Why it is not known how long a training stage takes, or nothing."""
+    stage = part.stage
     if machine.card.name == CUSTOM and machine.peak_flops("bfloat16") is None:
         return NO_MACHINE
-    if machine.memory_bytes is None or machine.card.name not in BANDWIDTH:
-        return f"writing responses: how fast the memory of {machine.card.name} is read is not known"
-    if machine.gpus % engine.together:
-        return f"vllm_tensor_parallel_size {engine.together} does not divide {machine.gpus} GPUs"
-    if not engine.rows_at_once(part.config, setup, machine):
-        return (
-            f"vLLM has no room for a row of {setup.max_length:,} tokens beside the policy: raise "
-            "vllm_gpu_memory_utilization or vllm_tensor_parallel_size"
-        )
-    return ""
+    if stage.run in ONLINE:
+        writer = writer_of(stage, setup)
+        if writer is None:
+            return SERVED
+        if machine.card.memory_tb_per_second is None:
+            card = "a machine given in numbers" if machine.card.name == CUSTOM else machine.card.name
+            return f"how long writing responses takes: how fast the memory of {card} is read is not known"
+        if machine.gpus % writer.together:
+            return f"vllm_tensor_parallel_size {writer.together} does not divide {machine.gpus} GPUs"
+        if not writer.rows_at_once(part.config, setup, machine):
+            return (
+                f"vLLM has no room for a row of {setup.max_length:,} tokens beside the policy: raise "
+                "vllm_gpu_memory_utilization or vllm_tensor_parallel_size"
+            )
+    unknown = [kind for kind in product_types(part) if machine.peak_flops(kind) is None]
+    return _no_peak(machine, unknown[0]) if unknown else ""
 
 
-def _group_times(part: PlannedStage, setup: Setup, options: Options, steps: int, passes: float) -> Times:
+def _seconds(part: PlannedStage, setup: Setup, options: Options, steps: int, per_token: StepFlops) -> dict:
     """
-    What a GRPO stage's time is made of, and bounds of it.
+    A training stage's `seconds`, their `bound`, and `times` where it writes what it trains on.
 
     Args:
-        part (`PlannedStage`): the stage; vLLM on its own GPUs has room for a row.
+        part (`PlannedStage`): the stage; nothing is missing.
         setup (`Setup`), options (`Options`): how and where it trains.
         steps (`int`): optimizer steps.
-        passes (`float`): seconds of training.
+        per_token (`StepFlops`): of one token.
     """
-    stage, machine, engine = part.stage, options.machine, engine_of(part.stage)
-    iterations, rounds = setting(stage, "num_iterations"), setting(stage, "max_refill_rounds")
-    responses = setup.step_tokens // setup.max_length
-    rate = machine.gpus * machine.peak_flops(compute_dtype(stage)) * options.mfu
-    seconds = []
-    for share in (1, SHORT):
-        rows = setup.changed(max_length=max(1, round(share * setup.max_length)))
-        flops = responses * rows.max_length * group_flops(part.config, rows, scored=False).generated
-        seconds.append(max(engine.seconds(part.config, rows, machine, responses), flops / rate) * steps / iterations)
-    writing, short = seconds
-    before = 0.0
+    stage, machine = part.stage, options.machine
+    own, frozen, judge = (machine.peak_flops(kind) for kind in product_types(part))
+    tokens, share = steps * setup.step_tokens, machine.gpus * options.mfu
+    judged = judged_flops(part.reward, setup) if stage.run == "odpo" and part.reward else 0.0
+    each = (per_token.student + per_token.recomputed) / own + (per_token.teacher - judged) / frozen
+    passes, links = tokens * each / share, _exchange_seconds(part, setup, machine) * steps
+    bound, passes = ("links", links) if links > passes else ("arithmetic", passes)
+    if stage.run not in ONLINE:
+        return {"seconds": passes, "bound": bound}
+    writer, iterations = writer_of(stage, setup), setting(stage, "num_iterations")
+    batches, writing = batches_written(stage, setup), []
+    responses = setup.rows * batches * machine.gpus  # that are written together
+    for part_of in (1, SHORT):
+        rows = setup.changed(max_length=max(1, round(part_of * setup.max_length)))
+        flops = responses * rows.max_length * sum(forward_flops(part.config, keys_of([part.config], rows.max_length)))
+        once = max(writer.seconds(part.config, rows, machine, responses), flops / (own * share))
+        writing.append(once * steps * setup.accumulation / batches / iterations)
+    again = writing[0]
     if is_scored(stage, setup):
         row = keys_of([part.config], setup.max_length, whole_square=setup.masked)
-        before = steps * setup.step_tokens * sum(forward_flops(part.config, row)) / rate / iterations
-    return Times(writing, passes, short + passes, writing + passes + rounds * (writing + before))
+        again += tokens * sum(forward_flops(part.config, row)) / (own * share) / iterations
+    judging = tokens * judged / (judge * share)
+    rest = passes + judging
+    rounds = setting(stage, "max_refill_rounds")
+    refilled = writing[0] + rest + rounds * again if rounds else None
+    times = Times(writing[0], passes, judging, writing[1] + rest, refilled)
+    return {"seconds": times.total, "bound": bound, "times": times}
 
 
 def _sampling(part: PlannedStage, options: Options) -> Estimate:
@@ -298,13 +296,14 @@ def _sampling(part: PlannedStage, options: Options) -> Estimate:
         known["advice"] = tuple(
             filter(None, [words, "set.url and set.served_model, a server, instead of inputs.model"])
         )
-    each = f"{samples} responses of at most {length:,} tokens to each, {samples * length * forward:.1e} FLOPs a prompt"
+    flops = f"{samples * length * forward:.1e}".replace("e+0", "e").replace("e+", "e")
+    each = f"{samples} responses of at most {length:,} tokens to each, {flops} FLOPs a prompt"
     if limit := stage.settings.get("limit"):
         known["tokens"] = limit * samples * length
         known["flops"] = known["tokens"] * forward
-        missing = f"how long writing takes, without vLLM: at most {limit:,} prompts, {each}".replace("e+", "e")
+        missing = f"how long writing takes, without vLLM: at most {limit:,} prompts, {each}"
     else:
-        missing = f"depends on the number of prompts: {each}".replace("e+", "e")
+        missing = f"depends on the number of prompts: {each}"
     return Estimate(stage.name, stage.run, **known, missing=missing)
 
 
@@ -320,10 +319,11 @@ def _counted(stage: Stage) -> str:
     )
 
 
-def _peaks(stage: Stage, machine: Machine) -> tuple[float | None, float | None]:
-    """FLOP/s of the student's products, and of the teacher's."""
-    peak = machine.peak_flops(compute_dtype(stage))
-    return peak, machine.peak_flops("float8") if setting(stage, "teacher_dtype") == "fp8" else peak
+def product_types(part: PlannedStage) -> tuple[str, str, str]:
+    """Types of the student's products, of the teacher's or reference's, and of the reward model's."""
+    own = compute_dtype(part.stage)
+    judge = _judge_dtype(part) if part.stage.run == "odpo" and part.reward else own
+    return own, "float8" if setting(part.stage, "teacher_dtype") == "fp8" else own, judge
 
 
 def _no_peak(machine: Machine, dtype: str) -> str:

@@ -44,7 +44,7 @@ DATACLASSES = {
     ),
     "odpo": (
         "hf_cascade.odpo.config.CascadeODPOConfig",
-        "hf_cascade.odpo.config.ODPOArguments",
+        "hf_cascade.odpo.arguments.ODPOArguments",
         "trl.ModelConfig",
         "trl.DatasetMixtureConfig",
     ),

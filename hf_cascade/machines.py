@@ -19,6 +19,7 @@ class Card:
             additions a second in matrix products. float16 is as bfloat16; float32 is without TF32, torch's default.
         memory_gb (`float`, *optional*): memory in 10^9 bytes, as printed. Cards of "80 GB" hold up to 80 x 2^30: what
             that is more stays for driver, context and fragmentation. None: not known.
+        memory_tb_per_second (`float`, *optional*): how fast that memory is read at most, in 10^12 bytes.
         link_gb_per_second (`float`, *optional*): to the other cards of its machine, one way, in 10^9 bytes: half of
             the sheets' figure, which adds both ways.
         device_name (`str`): what `torch.cuda.get_device_name` says.
@@ -28,23 +29,26 @@ class Card:
     name: str
     tflops: dict[str, float]
     memory_gb: float | None
+    memory_tb_per_second: float | None
     link_gb_per_second: float | None
     device_name: str
     source: str
 
 
-# name, bfloat16, float8, float32, GB, link, torch's name, source
+# name, bfloat16, float8, float32, GB, TB/s, link, torch's name, source. TB/s: the same sheets as others quote them; not
+# verified in the sheets themselves. h100-pcie: "greater than 2,000" GB/s in NVIDIA's product brief PB-11133-001.
+# b200: not verified, "up to 8" in most tables, while some of its boards are said to reach 7.7.
 _SHEETS = (
-    ("h100-80gb", 989.4, 1978.9, 66.9, 80, 450, "NVIDIA H100 80GB HBM3", "NVIDIA's H100 data sheet, SXM"),
-    ("h100-pcie-80gb", 756, 1513, 51, 80, 64, "NVIDIA H100 PCIe", "NVIDIA's H100 data sheet, PCIe"),
-    ("h200-141gb", 989.4, 1978.9, 66.9, 141, 450, "NVIDIA H200", "NVIDIA's H200 data sheet, SXM"),
-    ("b200-180gb", 2250, 4500, 75, 180, 900, "NVIDIA B200", "NVIDIA's HGX B200 data sheet"),
-    ("a100-80gb", 312, None, 19.5, 80, 300, "NVIDIA A100-SXM4-80GB", "NVIDIA's A100 data sheet, SXM"),
-    ("a100-40gb", 312, None, 19.5, 40, 300, "NVIDIA A100-SXM4-40GB", "NVIDIA's A100 data sheet, SXM"),
-    ("l40s-48gb", 362, 733, 91.6, 48, 32, "NVIDIA L40S", "NVIDIA's L40S data sheet; link: PCIe 4"),
-    ("l4-24gb", 121, 242, 30.3, 24, 32, "NVIDIA L4", "NVIDIA's L4 data sheet; link: PCIe 4"),
-    ("rtx4090-24gb", 165.2, 330.3, 82.6, 24, 32, "NVIDIA GeForce RTX 4090", "NVIDIA's Ada white paper; link: PCIe 4"),
-    ("mi300x-192gb", 1307.4, 2614.9, 163.4, 192, 448, "AMD Instinct MI300X", "AMD's MI300X data sheet"),
+    ("h100-80gb", 989.4, 1978.9, 66.9, 80, 3.35, 450, "NVIDIA H100 80GB HBM3", "NVIDIA's H100 data sheet, SXM"),
+    ("h100-pcie-80gb", 756, 1513, 51, 80, 2.0, 64, "NVIDIA H100 PCIe", "NVIDIA's H100 data sheet, PCIe"),
+    ("h200-141gb", 989.4, 1978.9, 66.9, 141, 4.8, 450, "NVIDIA H200", "NVIDIA's H200 data sheet, SXM"),
+    ("b200-180gb", 2250, 4500, 75, 180, 8.0, 900, "NVIDIA B200", "NVIDIA's HGX B200 data sheet"),
+    ("a100-80gb", 312, None, 19.5, 80, 2.039, 300, "NVIDIA A100-SXM4-80GB", "NVIDIA's A100 data sheet, SXM"),
+    ("a100-40gb", 312, None, 19.5, 40, 1.555, 300, "NVIDIA A100-SXM4-40GB", "NVIDIA's A100 data sheet, SXM"),
+    ("l40s-48gb", 362, 733, 91.6, 48, 0.864, 32, "NVIDIA L40S", "NVIDIA's L40S data sheet; link: PCIe 4"),
+    ("l4-24gb", 121, 242, 30.3, 24, 0.3, 32, "NVIDIA L4", "NVIDIA's L4 data sheet; link: PCIe 4"),
+    ("rtx4090-24gb", 165.2, 330.3, 82.6, 24, 1.008, 32, "NVIDIA GeForce RTX 4090", "NVIDIA's Ada paper; link: PCIe 4"),
+    ("mi300x-192gb", 1307.4, 2614.9, 163.4, 192, 5.3, 448, "AMD Instinct MI300X", "AMD's MI300X data sheet"),
 )
 CARDS = {
     name: Card(name, {"bfloat16": half, "float32": single} | ({"float8": quarter} if quarter else {}), *rest)
@@ -112,7 +116,7 @@ def find_machine(
 
 def _find_card(kind: str) -> Card:
     if kind in (CUSTOM, CPU):
-        return Card(kind, {}, None, None, "", "")
+        return Card(kind, {}, None, None, None, "", "")
     matches = [card for name, card in CARDS.items() if name == kind] or [
         card for name, card in CARDS.items() if name.startswith(f"{kind}-")
     ]

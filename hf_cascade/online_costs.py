@@ -1,10 +1,9 @@
 """FLOPs and memory of an Online DPO or GRPO step, from config.json dicts alone, beside what any training step takes.
 
 A row is one response with its prompt. Its forward passes: the policy's while it writes (every token once, with cached
-keys), and the policy's and its backward in training. In Online DPO also the reference's, and two of the reward model,
-which reads both responses of a pair in both orders; in GRPO, which has no reference, one more of the policy where
-probabilities from before the step are needed. Prompts are counted only where a setting bounds prompt and response
-together.
+keys), the policy's and its backward in training, and one more where probabilities or weights from before the step are
+needed. In Online DPO also the reference's, and two of the reward model, which reads both responses of a pair in both
+orders; GRPO has neither. Prompts are counted only where a setting bounds prompt and response together.
 """
 
 from dataclasses import replace
@@ -34,45 +33,45 @@ GRPO_DEFAULTS = {  # of the grpo stage alone
     "vllm_tensor_parallel_size": 1,
     "judge_model_name_or_path": None,
 }
+ODPO_DEFAULTS = {  # what Online DPO holds instead: no importance ratio, and no groups
+    "vllm_importance_sampling_correction": False,
+    "max_refill_rounds": 0,
+}
 
 
-def online_flops(policy: dict, reward: dict | None, setup: Setup, forms: int = 0) -> StepFlops:
+def online_flops(
+    policy: dict,
+    setup: Setup,
+    *,
+    reward: dict | None = None,
+    reference: bool = False,
+    forwards: int = 0,
+    iterations: int = 1,
+) -> StepFlops:
     """
-    FLOPs of a step for one token of a row.
+    FLOPs of a step for one token of a row. Groups that are replaced are not in it.
 
     Args:
         policy (`dict`): its config.json, the reference's too.
-        reward (`dict`, *optional*): the reward model's; a judge elsewhere and reward functions multiply nothing here.
-        setup (`Setup`): `max_length` is a row's longest.
-        forms (`int`): forward passes of the policy more: 1 with `loss_form: weight`.
-    """
-    models = [policy, *([reward] if reward else [])]
-    row = keys_of(models, setup.max_length, whole_square=setup.masked)
-    step = step_flops(policy, None, row, checkpointing=setup.checkpointing, trained=setup.trained)
-    # a written token attends to what is cached, whatever the kernel
-    written = sum(forward_flops(policy, keys_of([policy], setup.max_length)))
-    again = sum(forward_flops(policy, row))
-    judged = keys_of([reward], 2 * setup.max_length, whole_square=setup.masked) if reward else None
-    layers = ORDERS * forward_flops(reward, judged)[0] if reward else 0.0  # its head reads one token a pair
-    return replace(step, student=step.student + forms * again, teacher=again + layers, generated=written)
-
-
-def group_flops(policy: dict, setup: Setup, *, scored: bool, iterations: int = 1) -> StepFlops:
-    """
-    FLOPs of a GRPO step for one token of a row. Rewards multiply nothing here; groups that are replaced are not in it.
-
-    Args:
-        policy (`dict`): its config.json.
         setup (`Setup`): `max_length` is a row's longest; shorter rows are padded to the longest of their batch.
-        scored (`bool`): log-probabilities are taken once more, before the step.
+        reward (`dict`, *optional*): a pairwise reward model's; a judge elsewhere and functions multiply nothing here.
+        reference (`bool`): there is one.
+        forwards (`int`): forward passes of the policy before the step.
         iterations (`int`): steps on the same responses.
     """
     row = keys_of([policy], setup.max_length, whole_square=setup.masked)
     how = {"checkpointing": setup.checkpointing, "trained": setup.trained, "head_again": setup.trl_head}
-    step = step_flops(policy, None, row, **how)
-    before = sum(forward_flops(policy, row)) / iterations if scored else 0.0
+    step, again = step_flops(policy, None, row, **how), sum(forward_flops(policy, row))
+    # a written token attends to what is cached, whatever the kernel
     written = sum(forward_flops(policy, keys_of([policy], setup.max_length))) / iterations
-    return replace(step, student=step.student + before, generated=written)
+    beside = (again if reference else 0.0) + (judged_flops(reward, setup) if reward else 0.0)
+    return replace(step, student=step.student + forwards * again / iterations, teacher=beside, generated=written)
+
+
+def judged_flops(reward: dict, setup: Setup) -> float:
+    """FLOPs of a pairwise reward model for one token of a row; its head reads one token a pair."""
+    judged = keys_of([reward], 2 * setup.max_length, whole_square=setup.masked)
+    return ORDERS * forward_flops(reward, judged)[0]
 
 
 def cache_bytes(policy: dict, setup: Setup, rows: int) -> float:
@@ -100,56 +99,30 @@ def writing_bytes(policy: dict, setup: Setup, gathered: float, rows: int, engine
 
 def online_memory(
     policy: dict,
-    reward: dict | None,
     setup: Setup,
     *,
-    reward_bytes: int,
-    rows: int,
-    engine: float = 0.0,
-    sleeps: bool = False,
-) -> Memory:
-    """
-    Memory of one GPU at its peak: in the backward pass, or while responses are written.
-
-    What writing takes, where that is more, stands as activations.
-
-    Args:
-        policy (`dict`), reward (`dict`, *optional*): as for [`online_flops`].
-        setup (`Setup`): how the policy trains; the reference is loaded and sharded as the policy is.
-        reward_bytes (`int`): of a reward model's weight. Every GPU holds it whole.
-        rows (`int`): responses that one GPU writes at once without vLLM; 0 with it.
-        engine (`float`): what vLLM takes of the same GPU.
-        sleeps (`bool`): vLLM gives it back while the policy trains.
-    """
-    memory = training_memory(policy, None, setup)
-    frozen = setup.weight_bytes * count_total(policy) / setup.shards if setup.trained > 0 else 0.0
-    frozen += reward_bytes * count_total(reward) if reward else 0.0
-    memory = replace(memory, teacher=frozen + (0.0 if sleeps else engine))
-    writing = writing_bytes(policy, setup, memory.gathered, rows, engine if sleeps else 0.0)
-    if writing > memory.gathered + memory.activations + memory.loss:
-        return replace(memory, gathered=0.0, activations=writing, loss=0.0)
-    return memory
-
-
-def group_memory(
-    policy: dict,
-    judge: dict | None,
-    setup: Setup,
-    *,
-    judge_bytes: int,
-    rows: int,
+    judge: dict | None = None,
+    judge_bytes: int = 0,
+    reference: bool = False,
+    rows: int = 0,
     engine: float = 0.0,
     sleeps: bool = False,
 ) -> tuple[Memory, Memory]:
     """
-    Memory of one GPU in GRPO's backward pass, and while responses are written: then as activations. No reference.
+    Memory of one GPU in the backward pass, and while responses are written: then as activations.
 
     Args:
-        policy (`dict`), setup (`Setup`), rows (`int`), engine (`float`), sleeps (`bool`): as for [`online_memory`].
-        judge (`dict`, *optional*): config.json of a model that grades in the process. Every GPU holds it whole.
+        policy (`dict`): its config.json, the reference's too.
+        setup (`Setup`): how the policy trains; a reference is loaded and sharded as the policy is.
+        judge (`dict`, *optional*): config.json of a reward model or judge in the process. Every GPU holds it whole.
         judge_bytes (`int`): of its weight.
+        reference (`bool`): there is one; with an adapter it is the policy without it.
+        rows (`int`): responses that one GPU writes at once without vLLM; 0 with it.
+        engine (`float`): what vLLM takes of the same GPU.
+        sleeps (`bool`): vLLM gives it back while the policy trains.
     """
-    beside = (judge_bytes * count_total(judge) if judge else 0.0) + (0.0 if sleeps else engine)
-    training = replace(training_memory(policy, None, setup), teacher=beside)
+    beside = setup.weight_bytes * count_total(policy) / setup.shards if reference and setup.trained > 0 else 0.0
+    beside += judge_bytes * count_total(judge) if judge else 0.0
+    training = replace(training_memory(policy, None, setup), teacher=beside + (0.0 if sleeps else engine))
     writing = writing_bytes(policy, setup, training.gathered, rows, engine if sleeps else 0.0)
     return training, replace(training, gathered=0.0, activations=writing, loss=0.0)

@@ -8,20 +8,32 @@ from rich.table import Table
 
 from hf_cascade import manifest
 from hf_cascade.display import make_console
-from hf_cascade.estimate import NO_MACHINE, PRUNE_PASSES, Estimate, Record, estimate
+from hf_cascade.estimate import NO_MACHINE, PRUNE_PASSES, Estimate, Record, estimate, product_types
 from hf_cascade.machines import CPU, CUSTOM, find_machine
 from hf_cascade.memory import SHARDINGS
 from hf_cascade.plan import PlannedStage, make_plan, make_table, short_number, table
 from hf_cascade.recipe import Recipe, load_recipe
 from hf_cascade.run import default_name, parse_overrides
 from hf_cascade.shape import count_parameters, count_total
-from hf_cascade.stage_setup import MFU, Options, compute_dtype, make_setup
-from hf_cascade.writing import BANDWIDTH, SHORT
+from hf_cascade.stage_setup import MFU, ONLINE, Options, make_setup, setting
+from hf_cascade.writing import SHORT
 
 RESULTS = "results/results.json"  # beside a recipe: what it made when its authors ran it
 COST_COLUMNS = ("stage", "batch", "steps", "FLOPs", "teacher", "tokens/s", "time", "GPU-h")
 MEMORY_COLUMNS = ("stage", "student", "teacher", "gathered", "activations", "loss", "total", "fit")
+WRITING_COLUMNS = ("stage", "written", "writing", "passes", "judging", "total", "short", "refilled")
 SHARED_ROWS = "by ZeRO-3 where GPUs share rows (recipes/accelerate/sp_zero3.yaml)"
+ONLINE_BASIS = {
+    "online": "odpo and grpo: FLOPs: the policy forward while it writes, then forward and backward, its head again. "
+    "Rows are padded to the longest written with them; logits are never whole. Memory of teacher: a reward model or "
+    "judge in the process, whole on each GPU; vLLM on the same card unless it sleeps. loss: 0 where layers take more "
+    "after it. writing: memory while responses are written, as activations.",
+    "odpo": "FLOPs of teacher: the reference forward, and the reward model on both whole responses of a pair in both "
+    "orders: more than it reads where thinking is taken out, or its own max_length cuts. loss_form: weight is one more "
+    "forward of the policy. Memory of teacher: the reference too, sharded as the policy.",
+    "grpo": "FLOPs: another forward for log-probabilities beforehand where responses are vLLM's or older than the "
+    "policy. No reference; rewards are not counted, nor groups that replace others.",
+}
 NARROW = 110  # columns of a terminal below which the first table writes 13.5B for 13,506,073,600
 
 
@@ -50,6 +62,9 @@ def main(arguments) -> int:
     console.print(table(planned, short=console.width < NARROW))
     console.print(f"On {_machine_words(options)}:", style="bold", soft_wrap=True)
     console.print(cost_table(estimates, options))
+    if any(part.times for part in estimates):
+        console.print("Time of stages that write responses (writing, below):", style="bold")
+        console.print(writing_table(estimates))
     if any(part.memory for part in estimates):
         console.print(f"GB on each {'process' if options.machine.card.name == CPU else 'GPU'}:", style="bold")
         console.print(memory_table(estimates, options))
@@ -144,6 +159,18 @@ def cost_table(estimates: list[Estimate], options: Options) -> Table:
     return make_table(COST_COLUMNS[:shown], [row[:shown] for row in rows], right=COST_COLUMNS[1:])
 
 
+def writing_table(estimates: list[Estimate]) -> Table:
+    """What the time of stages that write their responses is made of, and between what it may lie."""
+    rows = []
+    for part in (part for part in estimates if part.times is not None):
+        times = part.times
+        parts = [times.writing, times.passes, times.judging or None, times.total, times.short, times.refilled]
+        rows.append([part.name, short_number(part.written), *map(_time, parts)])
+    kept = [number for number in range(len(WRITING_COLUMNS)) if any(row[number] for row in rows)]
+    columns = tuple(WRITING_COLUMNS[number] for number in kept)
+    return make_table(columns, [[row[number] for number in kept] for row in rows], right=columns[1:])
+
+
 def memory_table(estimates: list[Estimate], options: Options) -> Table:
     """Memory of one GPU by what holds it, and whether that fits."""
     rows = []
@@ -185,7 +212,7 @@ def basis(planned: list[PlannedStage], estimates: list[Estimate], options: Optio
     lines = [
         *_flops_basis(trained, estimates, options),
         *_post_training_basis(estimates),
-        *_group_basis(estimates, options),
+        *_writing_basis(trained, options),
         *_time_basis(trained, estimates, options),
         *_memory_basis(trained),
     ]
@@ -229,60 +256,36 @@ def _flops_basis(trained: list, estimates: list[Estimate], options: Options) -> 
 
 
 def _post_training_basis(estimates: list[Estimate]) -> list[tuple[str, str]]:
-    """What stands for lengths that are not known, and what Online DPO multiplies and holds beside its policy."""
+    """What stands for lengths that are not known, and what Online DPO and GRPO multiply and hold."""
     lines = []
     for counted in dict.fromkeys(cost.counted for cost in estimates if cost.counted):
         names = ", ".join(cost.name for cost in estimates if cost.counted == counted)
         lines.append(("rows", f"{names}: {counted}."))
-    if any(cost.run == "odpo" and cost.memory for cost in estimates):
-        lines.append(
-            (
-                "odpo",
-                "FLOPs: the policy forward while it writes, then forward and backward; teacher: the reference forward, "
-                "and the reward model in both orders of a pair. Memory of teacher: the reference, sharded as the "
-                "policy; the reward model, whole on each GPU; vLLM on the same card unless it sleeps. activations: or, "
-                "where that is more, all that writing takes.",
-            )
-        )
-    if any(cost.run == "grpo" and cost.memory for cost in estimates):
-        lines.append(
-            (
-                "grpo",
-                "FLOPs: the policy forward while it writes, then forward and backward, its head once more, and another "
-                "forward for log-probabilities beforehand where responses are vLLM's or older than the policy. No "
-                "reference; rewards are not counted, nor groups that replace others. Rows are padded to the longest "
-                "written with them. Logits are never whole. Memory of teacher: a judge in the process, whole on each "
-                "GPU; vLLM on the same card unless it sleeps. loss: 0 where layers take more after it. writing: what "
-                "that takes, as activations.",
-            )
-        )
-    return lines
+    runs = {cost.run for cost in estimates if cost.memory}
+    runs |= {"online"} if runs & set(ONLINE) else set()
+    return lines + [(run, words) for run, words in ONLINE_BASIS.items() if run in runs]
 
 
-def _group_basis(estimates: list[Estimate], options: Options) -> list[tuple[str, str]]:
-    """What GRPO's hours are, and between what they may lie."""
-    timed = [cost for cost in estimates if cost.times is not None]
+def _writing_basis(trained: list, options: Options) -> list[tuple[str, str]]:
+    """What the time of stages that write their responses supposes."""
+    timed = [(part, cost, setup) for part, cost, setup in trained if cost.times is not None]
     if not timed:
         return []
     card = options.machine.card
-    lines = [
-        (
-            "writing",
-            "time of grpo: an upper bound in lengths, every response at its longest, no group replaced; a lower one "
-            "in the engine, which reads weights and earlier keys and values at the memory's full "
-            f"{BANDWIDTH[card.name]:g} TB/s ({card.source}), as many whole rows together as fit beside the policy. "
-            f"short: responses {SHORT:.0%} as long, in rows padded as before. refilled: every group replaced "
-            "max_refill_rounds times. Rewards and judges take no time in it. Not measured.",
-        )
-    ]
-    for cost in timed:
-        short, refilled, writing, passes = (
-            _time(seconds) for seconds in (cost.times.short, cost.times.refilled, cost.times.writing, cost.times.passes)
-        )
-        a_step = short_number(cost.written / cost.steps)
-        words = f"at most {short_number(cost.written)} tokens written, {a_step} a step; writing {writing}, passes "
-        lines.append((cost.name, f"{words}{passes}; short {short}, refilled {refilled}"))
-    return lines
+    words = (
+        "time of odpo and grpo: an upper bound in lengths, every response at its longest, no group replaced; a lower "
+        "one in what writes, which reads weights, and earlier keys and values, at the full "
+        f"{card.memory_tb_per_second:g} TB/s of {card.name}. Written together: with vLLM as many whole rows as fit "
+        "beside the policy, with transformers a whole generation batch"
+    )
+    if any(not setting(part.stage, "use_vllm") and setup.sharding == "fsdp2" for part, _, setup in timed):
+        words += ", for each token of which FSDP2 gathers the weights again"
+    words += ". passes: training, log-probabilities beforehand, the reference."
+    words += " judging: the reward model." if any(cost.times.judging for _, cost, _ in timed) else ""
+    words += f" short: the total with responses {SHORT:.0%} as long, in rows padded as before."
+    if any(cost.times.refilled for _, cost, _ in timed):
+        words += " refilled: the total with every group replaced max_refill_rounds times."
+    return [("writing", f"{words} Rewards and judges elsewhere take no time. Not measured.")]
 
 
 def _time_basis(trained: list, estimates: list[Estimate], options: Options) -> list[tuple[str, str]]:
@@ -291,7 +294,7 @@ def _time_basis(trained: list, estimates: list[Estimate], options: Options) -> l
     if records:
         lines.append(("time", f"Seconds recorded in {', '.join(records)}, in proportion to the tokens."))
     if any(cost.bound == "arithmetic" and cost.seconds is not None for cost in estimates):
-        kinds = {compute_dtype(part.stage) for part, cost, _ in trained if cost.seconds is not None}
+        kinds = {kind for part, cost, _ in trained if cost.seconds is not None for kind in product_types(part)[::2]}
         kinds |= {"float32" for cost in estimates if cost.run == "prune" and cost.seconds is not None}
         rates = ", ".join(f"{machine.peak_flops(kind) / 1e12:,.0f} TFLOP/s in {kind}" for kind in sorted(kinds))
         why = "as you set it" if options.mfu != MFU else "assumed: Llama 3 had 0.38 to 0.43 (arXiv 2407.21783, table 4)"

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from hf_cascade.machines import CPU, Machine
 from hf_cascade.memory import Setup
-from hf_cascade.online_costs import GRPO_DEFAULTS, ONLINE_DEFAULTS
+from hf_cascade.online_costs import GRPO_DEFAULTS, ODPO_DEFAULTS, ONLINE_DEFAULTS
 from hf_cascade.plan import PlannedStage
 from hf_cascade.recipe import Stage
 from hf_cascade.shape import text_config
-from hf_cascade.writing import Engine
+from hf_cascade.writing import Writer
 
 MFU = 0.40  # ours; Llama 3 reached 0.38 to 0.43 on H100s (arXiv 2407.21783, table 4)
 # What the stages' dataclasses hold where a recipe is silent (tested against them; planning must not import torch).
@@ -52,7 +52,7 @@ class Options:
 
 def setting(stage: Stage, flag: str):
     """A flag's value in a recipe, or its default."""
-    own = DIFFICULTY_DEFAULTS if stage.run == "difficulty" else {}
+    own = {"difficulty": DIFFICULTY_DEFAULTS, "odpo": ODPO_DEFAULTS}.get(stage.run, {})
     return {**DEFAULTS, **PRUNE_DEFAULTS, **ONLINE_DEFAULTS, **GRPO_DEFAULTS, **own, **stage.settings}[flag]
 
 
@@ -108,7 +108,7 @@ def make_setup(part: PlannedStage, options: Options) -> Setup:
         trained=0.0 if setting(stage, "use_peft") else 1.0,
         chunk_tokens=setting(stage, "loss_chunk_tokens"),
         device="cpu" if options.machine.card.name == CPU else "cuda",
-        trl_head=stage.run in ("pretrain", "grpo") or stage.run == "sft" and not distils(stage),
+        trl_head=stage.run in ("pretrain", *ONLINE) or stage.run == "sft" and not distils(stage),
         teacher_is_here=not any(stage.settings.get(flag) for flag in ("teacher_url", "teacher_cache")),
         packed=not padded(stage),
         fewest_rows=2 if stage.run == "odpo" and setting(stage, "loss_form") == "pair" else 1,
@@ -132,13 +132,6 @@ def length_flag(stage: Stage) -> str:
     return "vllm_max_model_length" if setting(stage, "vllm_max_model_length") else "max_completion_length"
 
 
-def engine_of(stage: Stage) -> Engine | None:
-    """vLLM on the GPUs that train, or `None` where it is elsewhere or not used."""
-    if not setting(stage, "use_vllm") or setting(stage, "vllm_mode") != "colocate":
-        return None
-    return Engine(setting(stage, "vllm_gpu_memory_utilization"), setting(stage, "vllm_tensor_parallel_size"))
-
-
 def batches_written(stage: Stage, setup: Setup) -> int:
     """Batches of one GPU whose responses are written together (TRL's `steps_per_generation`)."""
     whole = setting(stage, "generation_batch_size")
@@ -146,8 +139,17 @@ def batches_written(stage: Stage, setup: Setup) -> int:
     return max(1, together or setup.accumulation)
 
 
+def writer_of(stage: Stage, setup: Setup) -> Writer | None:
+    """What writes responses on the GPUs that train, or `None` where vLLM's server does on others."""
+    if not setting(stage, "use_vllm"):
+        return Writer(rows=setup.rows * batches_written(stage, setup))
+    if setting(stage, "vllm_mode") != "colocate":
+        return None
+    return Writer(setting(stage, "vllm_gpu_memory_utilization"), setting(stage, "vllm_tensor_parallel_size"))
+
+
 def is_scored(stage: Stage, setup: Setup) -> bool:
-    """Whether GRPO takes log-probabilities before a step too: responses are older than the policy, or are vLLM's."""
+    """Whether log-probabilities are taken before a step too: responses are older than the policy, or GRPO's by vLLM."""
     if setting(stage, "use_vllm") and setting(stage, "vllm_importance_sampling_correction"):
         return True
     return setup.accumulation % (batches_written(stage, setup) * setting(stage, "num_iterations")) != 0

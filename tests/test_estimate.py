@@ -12,7 +12,6 @@ from hf_cascade.estimate import PRUNE_PASSES, Record, estimate
 from hf_cascade.grpo.difficulty_arguments import DifficultyArguments
 from hf_cascade.machines import find_machine
 from hf_cascade.memory import training_memory
-from hf_cascade.online_costs import online_flops, online_memory
 from hf_cascade.plan import PlannedStage
 from hf_cascade.prune.config import PruneArguments, PruneConfig
 from hf_cascade.recipe import Stage
@@ -259,23 +258,6 @@ def test_conversations_are_counted_as_full():
     assert plain.per_token.teacher == judge.per_token.teacher == 0
     assert plain.flops - judge.flops == pytest.approx(plain.tokens * 2 * 131072 * 5120)  # its head again
     assert estimate(talk("sft", packing=True), EIGHT).counted == ""
-
-
-def test_online_dpo_has_flops_and_memory_and_no_time():
-    part = talk("odpo", ["reward_model"], max_completion_length=1024)
-    cost, setup = estimate(part, EIGHT), make_setup(part, EIGHT)
-    assert (setup.max_length, setup.trl_head, setup.packed, setup.fewest_rows) == (1024, False, False, 2)
-    assert cost.tokens == 10 * 8 * 2 * 4 * 1024 and cost.flops == cost.tokens * cost.per_token.executed
-    assert cost.per_token == online_flops(CHILD, CHILD, setup)
-    assert cost.memory == online_memory(CHILD, CHILD, setup, reward_bytes=2, rows=8)
-    assert cost.seconds is None and "memory bandwidth" in cost.missing and "prompts as if they had none" in cost.counted
-    bounded = estimate(talk("odpo", vllm_max_model_length=8192), EIGHT)
-    assert bounded.batch_tokens == 8 * 2 * 4 * 8192 and bounded.counted.startswith("at most")
-    beside = estimate(talk("odpo", use_vllm=True, vllm_gpu_memory_utilization=0.5), EIGHT)
-    asleep = estimate(talk("odpo", use_vllm=True, vllm_enable_sleep_mode=True), EIGHT)
-    assert beside.memory.teacher - asleep.memory.teacher == pytest.approx(0.5 * 80e9)
-    weighed = estimate(talk("odpo", loss_form="weight"), EIGHT)
-    assert weighed.flops > estimate(talk("odpo"), EIGHT).flops
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ def test_a_machine_in_numbers():
     assert (machine.gpus, machine.peak_flops("float32"), machine.memory_bytes) == (4, 1e14, 64e9)
     assert find_machine("cpu").peak_flops("float32") is None and find_machine("cpu").memory_bytes is None
     assert find_machine("h200", tflops=500).peak_flops("bfloat16") == 5e14
+    assert find_machine("h200", tflops=500).card.memory_tb_per_second == 4.8
+    assert find_machine("cpu").card.memory_tb_per_second is None
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,8 @@ def test_bad_machines(given, words):
 def test_data_sheets_hang_together(card):
     """A sparse figure among dense ones shows: NVIDIA's and AMD's 8-bit rate is twice the 16-bit one."""
     assert card.source and card.device_name and card.memory_gb > 0 and card.link_gb_per_second > 0
+    seconds = card.memory_gb / 1000 / card.memory_tb_per_second  # to read all of it once
+    assert 0.01 < seconds < 0.1 and 1000 * card.memory_tb_per_second > card.link_gb_per_second
     assert f"-{card.memory_gb}gb" in card.name
     assert card.tflops["float32"] < card.tflops["bfloat16"] < 2500  # no card's dense rate is more
     if "float8" in card.tflops:

@@ -44,18 +44,26 @@ def test_the_papers_run_in_80_columns(machine, monkeypatch):
 
 
 def test_post_training_in_80_columns(monkeypatch):
-    """Upper bounds are called so, and where no time is given the plan says why."""
+    """Upper bounds are called so, and hours of writing say what they suppose."""
     text = said(monkeypatch, "recipes/ministral3/instruct.yaml", "--machine", "8xh100-80gb")
     assert max(len(line) for line in text.splitlines()) <= 80 and "…" not in text
-    assert len(row(text, "14b-instruct", 1)) == 5 and len(row(text, "14b-sft", 1)) == 9  # no time; "91.2 h"
+    assert len(row(text, "14b-instruct", 1)) == len(row(text, "14b-sft", 1)) == 9  # "91.2 h"
+    assert re.search(r"stage +written +writing +passes +judging +total +short\n", text.replace(" \n", "\n"))
+    hours = row(text, "14b-instruct", 2)
+    assert hours[1] == "155M" and float(hours[2]) + float(hours[4]) < float(hours[8]) and row(text, "14b-instruct", 3)
     flat = " ".join(text.split())
     for words in (
         "14b-sft, 8b-sft, 3b-sft, pwrm: at most: every row as if it had max_length tokens.",
         "3b-instruct: at most: every row as if it had vllm_max_model_length tokens.",
-        "the reward model in both orders of a pair",
-        "3b-instruct: how long writing responses takes",
+        "the reward model on both whole responses of a pair in both orders",
+        "3.35 TB/s of h100-80gb. Written together",
+        "judging: the reward model. short: the total with responses 25% as long",
     ):
         assert words in flat, words
+    assert "refilled" not in flat and "FSDP2 gathers the weights again" not in flat
+    words = [f"--set={size}-instruct.{flag}" for size in ("14b", "8b", "3b") for flag in ("use_vllm=false",)]
+    slow = " ".join(said(monkeypatch, "recipes/ministral3/instruct.yaml", "--machine", "8xh100-80gb", *words).split())
+    assert "for each token of which FSDP2 gathers the weights again" in slow
     assert "both orders" not in said(monkeypatch, "recipes/ministral3", "--machine", "8xh100-80gb")
 
 
@@ -64,7 +72,7 @@ def test_grpo_in_80_columns(monkeypatch):
     words = ["recipes/ministral3/reasoning.yaml", "--machine", "8xh100-80gb"]
     text = said(monkeypatch, *words)
     assert max(len(line) for line in text.splitlines()) <= 80 and "…" not in text
-    training, lines = row(text, "14b-stem-80k", 2), text.splitlines()
+    training, lines = row(text, "14b-stem-80k", 3), text.splitlines()
     assert training[-1] == "no" and sum(map(float, training[1:6])) == pytest.approx(float(training[6]), abs=0.3)
     place = next(number for number, line in enumerate(lines) if line.split()[:1] == ["14b-stem-80k"] and "no" in line)
     writing = lines[place + 1].split()
@@ -73,16 +81,16 @@ def test_grpo_in_80_columns(monkeypatch):
     flat = " ".join(text.split())
     for part in (
         "an upper bound in lengths, every response at its longest",
-        "3.35 TB/s (NVIDIA's H100 data sheet, SXM)",
-        "at most 4.19B tokens written, 41.9M a step; writing",
+        "passes judging total short refilled",
+        "refilled: the total with every group replaced max_refill_rounds times",
         "- --gpus 32 (78 GB)",
         "- --machine 8xh200-141gb (105 GB)",
         "at most 20,000 prompts, 16 responses of at most 32,768 tokens to each, 1.9e16 FLOPs a prompt",
         "in the row under FlashAttention, else to the whole row",
     ):
         assert part in flat, part
-    instruct = said(monkeypatch, "recipes/ministral3/instruct.yaml", "--machine", "8xh100-80gb")
-    assert "\n   writing" not in instruct and "\n   writing" in text
+    assert row(text, "14b-stem-80k", 2)[1] == "4.19B" and "\n   writing" in text
+    assert "\n   writing" not in said(monkeypatch, "recipes/ministral3", "--machine", "8xh100-80gb")
 
 
 def test_figures_of_a_stage(monkeypatch):

@@ -63,7 +63,8 @@ def open_judge(odpo_args):
 def make_parser():
     from trl import DatasetMixtureConfig, ModelConfig, TrlParser
 
-    from hf_cascade.odpo.config import CascadeODPOConfig, ODPOArguments
+    from hf_cascade.odpo.arguments import ODPOArguments
+    from hf_cascade.odpo.config import CascadeODPOConfig
 
     return TrlParser((CascadeODPOConfig, ODPOArguments, ModelConfig, DatasetMixtureConfig))
 

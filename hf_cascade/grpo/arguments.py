@@ -3,19 +3,18 @@
 import json
 from dataclasses import dataclass, field
 
+from hf_cascade.online.arguments import OnlineArguments
+
 
 @dataclass
-class GRPOArguments:
+class GRPOArguments(OnlineArguments):
     """
-    Parameters that control what scores responses, and what the policy may call, for `trainers/grpo.py`.
+    [`~online.arguments.OnlineArguments`] with prompts of another place and the judge of `rubric_reward`, for
+    `trainers/grpo.py`.
 
     Args:
-        reward_funcs (`list[str]`, *optional*): TRL reward functions: names or dotted paths.
         prompts_from (`str`, *optional*):
             Folder that `hf-cascade difficulty` made: its rows train, instead of `datasets`.
-        tools (`list[str]`, *optional*): functions the policy may call, as dotted paths or `file.py:function`.
-        chat_template_path (`str`, *optional*):
-            For a policy without a chat template, or instead of its own: `mistral` (shipped), or a `.jinja` file.
         judge_url (`str`, *optional*): an OpenAI-compatible endpoint whose model grades rubrics, for `rubric_reward`.
         judge_model (`str`, *optional*): that model's name at the endpoint.
         judge_model_name_or_path (`str`, *optional*): a chat model that grades rubrics in this process instead.
@@ -30,10 +29,7 @@ class GRPOArguments:
             Requests to the endpoint after which training stops, of one start; its processes share them out.
     """
 
-    reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
     prompts_from: str | None = field(default=None, metadata={"help": "Folder made by `hf-cascade difficulty`."})
-    tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
-    chat_template_path: str | None = field(default=None, metadata={"help": "Chat template instead of the policy's."})
     judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint that grades rubrics."})
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
     judge_model_name_or_path: str | None = field(default=None, metadata={"help": "Chat model that grades, in-process."})

@@ -123,28 +123,3 @@ class CascadeODPOConfig(OnlineConfig):
             )
         if self.per_device_eval_batch_size % 2:
             raise ValueError(f"per_device_eval_batch_size={self.per_device_eval_batch_size}: must be even")
-
-
-@dataclass
-class ODPOArguments:
-    """
-    Parameters that control who judges, and what the policy may call, for `trainers/odpo.py`.
-
-    Args:
-        reward_model (`str`, *optional*): folder of a pairwise reward model, made by `trainers/pwrm.py`.
-        reward_model_dtype (`str`, *optional*, defaults to `"auto"`): type its weights are loaded in.
-        judge_url (`str`, *optional*): an OpenAI-compatible endpoint whose model compares responses instead.
-        judge_model (`str`, *optional*): that model's name.
-        reward_funcs (`list[str]`, *optional*): TRL reward functions instead: names or dotted paths.
-        tools (`list[str]`, *optional*): functions the policy may call, as dotted paths or `file.py:function`.
-        chat_template_path (`str`, *optional*):
-            For a policy without a chat template, or instead of its own: `mistral` (shipped), or a `.jinja` file.
-    """
-
-    reward_model: str | None = field(default=None, metadata={"help": "Folder of a pairwise reward model."})
-    reward_model_dtype: str = field(default="auto", metadata={"help": "Type of the reward model's weights."})
-    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint of a judge."})
-    judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
-    reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
-    tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
-    chat_template_path: str | None = field(default=None, metadata={"help": "Chat template instead of the policy's."})
