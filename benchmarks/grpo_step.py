@@ -108,14 +108,20 @@ def step_seconds(trainer, steps: int, device: str) -> dict:
     class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             ends.append(now(device))
-            dead = trainer._metrics["train"]["frac_reward_zero_std"][-1]
             kept = trainer._metrics["train"].get("grpo/kept_groups")
-            live.append(kept[-1] if kept else (1 - dead) * args.generation_batch_size / args.num_generations)
+            live.append(kept[-1] if kept else count_live(trainer))
             control.should_training_stop = len(ends) > steps
 
     trainer.add_callback(Watch())
     trainer.train()
     return {"seconds": (ends[-1] - ends[0]) / steps, "groups": statistics.fmean(live[1:])}
+
+
+def count_live(trainer) -> int:
+    """Groups of TRL's last generation batch whose rewards differ."""
+    (rewards,) = trainer._logs["rewards"].values()
+    rewards = [*rewards][-trainer.args.generation_batch_size :]
+    return sum(len({*rewards[start : start + GROUP]}) > 1 for start in range(0, len(rewards), GROUP))
 
 
 def one_round(job: dict) -> dict:

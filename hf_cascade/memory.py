@@ -40,8 +40,8 @@ class Setup:
         trained (`float`): share of the weights that get gradients and optimizer states.
         chunk_tokens (`int`, *optional*): rows of logits at once.
         device (`str`): `cuda` or `cpu`.
-        trl_head (`bool`): log-probabilities by TRL's fused head, as in GRPO and next-token training; else the fused
-            loss of `distill/loss.py`. Neither makes whole logits.
+        trl_head (`bool`): log-probabilities by TRL's fused head, as in Online DPO, GRPO and next-token training; else
+            the fused loss of `distill/loss.py`. Neither makes whole logits.
         teacher_is_here (`bool`): not served by another process, nor read from a cache.
         packed (`bool`): rows are full of documents; else each is one conversation, padded.
         fewest_rows (`int`): rows that must be in one batch: 2 where they are a pair.

@@ -1,11 +1,14 @@
 """What each kind of stage needs before it can run, by its flags alone: planning checks it without importing torch."""
 
+import re
+
 # These belong to `inputs`: only there is a stage's name its folder, and are shapes and fingerprints followed.
 INPUT_FLAGS = ("model", "model_name_or_path", "teacher", "teacher_model_name_or_path", "data_after")
 INPUT_FLAGS += ("reward_model", "baseline", "prompts_from", "judge_model_name_or_path")
 TEACHER_FLAGS = ("teacher_model_name_or_path", "teacher_url", "teacher_cache")  # one of them
 JUDGE_FLAGS = ("reward_model", "judge_url", "reward_funcs")  # one of them
 RUBRIC_REWARD, RUBRIC_JUDGES = "rubric_reward", ("judge_url", "judge_model_name_or_path")  # one of them
+REWARD_FLAGS = {"odpo": "reward_funcs", "difficulty": "reward", "evaluate": "reward"}  # where no flag names a judge
 REQUIRED_INPUTS = {
     "prune": ("model",),
     "pretrain": (),
@@ -58,6 +61,11 @@ def check(run: str, settings: dict, inputs: dict, where: str) -> list[str]:
         problems.append(
             f"{where}: odpo needs one of inputs.reward_model, set.judge_url, set.reward_funcs, and has {given}"
         )
+    if run in REWARD_FLAGS and _names_rubrics(settings.get(REWARD_FLAGS[run])):
+        problems.append(
+            f"{where}.set.{REWARD_FLAGS[run]}: {RUBRIC_REWARD} has no judge in {run}: name, as file.py:name, a "
+            "RubricReward of yours with its grader"
+        )
     if run == "pwrm" and settings.get("test_split_size") is None:
         problems.append(f"{where}.set.test_split_size: missing, and pwrm sets its temperature on held-out pairs")
     if run in ROWS and not settings.get("datasets") and "prompts_from" not in inputs:
@@ -75,7 +83,7 @@ def _check_grpo(settings: dict, inputs: dict, where: str) -> list[str]:
     if settings.get("datasets") and "prompts_from" in inputs:
         problems.append(f"{where}: set.datasets and inputs.prompts_from are both given: leave one of them out")
     judges = [flag for flag in RUBRIC_JUDGES if flag in inputs or settings.get(flag)]
-    grades = isinstance(rewards, list) and any(str(name).rpartition(".")[2] == RUBRIC_REWARD for name in rewards)
+    grades = _names_rubrics(rewards)
     flags = [flag for flag in {**settings, **inputs} if flag.startswith("judge_")]
     if grades and len(judges) != 1:
         given = " and ".join(judges) or "none"
@@ -91,6 +99,12 @@ def _check_grpo(settings: dict, inputs: dict, where: str) -> list[str]:
     if flags and not grades:
         problems.append(f"{where}: {' and '.join(flags)} without {RUBRIC_REWARD} in reward_funcs: nothing is judged")
     return problems
+
+
+def _names_rubrics(rewards) -> bool:
+    """Whether the rubric reward that scripts give a judge is among the rewards of a recipe, given as a list or one."""
+    names = [str(name) for name in (rewards if isinstance(rewards, list) else [rewards])]
+    return any(re.fullmatch(rf"(hf_cascade\..*\.)?{RUBRIC_REWARD}", name) for name in names)
 
 
 def _check_difficulty(settings: dict, inputs: dict, where: str) -> list[str]:

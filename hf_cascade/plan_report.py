@@ -21,7 +21,7 @@ from hf_cascade.writing import SHORT
 RESULTS = "results/results.json"  # beside a recipe: what it made when its authors ran it
 COST_COLUMNS = ("stage", "batch", "steps", "FLOPs", "teacher", "tokens/s", "time", "GPU-h")
 MEMORY_COLUMNS = ("stage", "student", "teacher", "gathered", "activations", "loss", "total", "fit")
-WRITING_COLUMNS = ("stage", "written", "writing", "passes", "judging", "total", "short", "refilled")
+WRITING_COLUMNS = ("stage", "written", "writing", "passes", "judging", "short", "refilled")
 SHARED_ROWS = "by ZeRO-3 where GPUs share rows (recipes/accelerate/sp_zero3.yaml)"
 ONLINE_BASIS = {
     "online": "odpo and grpo: FLOPs: the policy forward while it writes, then forward and backward, its head again. "
@@ -164,7 +164,7 @@ def writing_table(estimates: list[Estimate]) -> Table:
     rows = []
     for part in (part for part in estimates if part.times is not None):
         times = part.times
-        parts = [times.writing, times.passes, times.judging or None, times.total, times.short, times.refilled]
+        parts = [times.writing, times.passes, times.judging or None, times.short, times.refilled]
         rows.append([part.name, short_number(part.written), *map(_time, parts)])
     kept = [number for number in range(len(WRITING_COLUMNS)) if any(row[number] for row in rows)]
     columns = tuple(WRITING_COLUMNS[number] for number in kept)
@@ -282,9 +282,9 @@ def _writing_basis(trained: list, options: Options) -> list[tuple[str, str]]:
         words += ", for each token of which FSDP2 gathers the weights again"
     words += ". passes: training, log-probabilities beforehand, the reference."
     words += " judging: the reward model." if any(cost.times.judging for _, cost, _ in timed) else ""
-    words += f" short: the total with responses {SHORT:.0%} as long, in rows padded as before."
+    words += f" short: all of it with responses {SHORT:.0%} as long, in rows padded as before."
     if any(cost.times.refilled for _, cost, _ in timed):
-        words += " refilled: the total with every group replaced max_refill_rounds times."
+        words += " refilled: all of it with every group replaced max_refill_rounds times."
     return [("writing", f"{words} Rewards and judges elsewhere take no time. Not measured.")]
 
 

@@ -108,10 +108,12 @@ def test_what_fits_where(machine, too_large, capsys):
     assert {name for name, stage in stages.items() if stage["fits"] is False} == too_large
     assert all(stages[name]["advice"] for name in too_large)
     for name, stage in stages.items():
-        if stage["run"] == "grpo":
+        if stage["run"] in ("grpo", "odpo"):
             times = stage["times"]
-            assert stage["seconds"] == pytest.approx(times["writing"] + times["passes"]), name
-            assert times["short"] < stage["seconds"] < times["refilled"] and stage["flops"] and stage["written"]
+            assert stage["seconds"] == pytest.approx(times["writing"] + times["passes"] + times["judging"]), name
+            assert times["short"] < stage["seconds"] and stage["flops"] and stage["written"]
+            assert (times["judging"] > 0) == (times["refilled"] is None) == (stage["run"] == "odpo")
+            assert times["refilled"] is None or times["refilled"] > stage["seconds"]
             parts = stage["memory"]
             assert parts["total"] == pytest.approx(sum(parts[part] for part in parts if part != "total"))
             assert stage["device_bytes"] == max(parts["total"], stage["writing_memory"]["total"])

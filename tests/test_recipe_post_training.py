@@ -39,6 +39,11 @@ def test_post_training(book):
         ({"reward_model": "pwmr"}, {}, "'pwmr' is no earlier stage, path or Hub id; did you mean pwrm?"),
         ({"reward_model": "./plain"}, {}, "odpo.inputs.reward_model: ./plain has no decision.json"),
         ({}, {"reward_model": "pwrm"}, "odpo.reward_model: name it under `inputs`"),
+        (
+            {},
+            {"reward_funcs": ["exact_match", "rubric_reward"]},
+            "odpo.set.reward_funcs: rubric_reward has no judge in odpo: name, as file.py:name, a RubricReward",
+        ),
         ({"reward_model": "pwrm"}, {"datasets": []}, "odpo.set.datasets: missing, and odpo needs prompts"),
         ({"reward_model": "pwrm"}, {"sample_from": "both"}, "'both' is not one of policy, reference"),
         ({"reward_model": "pwrm"}, {"max_length": 8}, "odpo.set.max_length: unknown key"),
@@ -63,7 +68,8 @@ def test_a_reward_model_may_be_a_folder_or_on_the_hub(book, source):
 def test_other_judges(book):
     stage = post_training(book)
     del stage["inputs"]["reward_model"]
-    for judge in ({"judge_url": "http://judge"}, {"reward_funcs": ["module.function"]}):
+    rubrics = {"reward_funcs": ["mine.py:rubric_reward", "mine.rubric_reward"]}  # with their own graders
+    for judge in ({"judge_url": "http://judge"}, {"reward_funcs": ["module.function"]}, rubrics):
         stage["set"] = {"datasets": TEXT, **judge}
         assert book.load()
 

@@ -62,7 +62,8 @@ def test_answers_and_rubrics_are_right(part):
         prompt = said(row["prompt"])
         if row["answer"] is None:
             assert row["words"] == words_of(prompt)
-            assert row["rubric"] == [f"It has the word {word}." for word in row["words"]]
+            stop = "It ends with a full stop."
+            assert row["rubric"] == [*(f"It has the word {word}." for word in row["words"]), stop]
         else:
             assert int(row["answer"]) == solve(prompt) in range(10)
             assert row["words"] is row["rubric"] is None
@@ -95,12 +96,15 @@ def test_chains_lead_to_the_answer_and_few_are_spoilt():
 
 
 def test_verdicts_are_true():
-    rows, yes = shipped("judge"), 0
-    for row in rows:
-        response, word = re.fullmatch(r"(.*) It has the word (\w+)\.", said(row["prompt"])).groups()
-        assert said(row["completion"]) == ("yes" if word in re.findall(r"\w+", response) else "no")
-        yes += said(row["completion"]) == "yes"
-    assert 0.4 < yes / len(rows) < 0.7
+    verdicts = Counter()
+    for row in shipped("judge"):
+        response, word = re.fullmatch(
+            r"(.*) It (?:has the word (\w+)|ends with a full stop)\.", said(row["prompt"])
+        ).groups()
+        true = word in re.findall(r"\w+", response) if word else response.endswith(".")
+        assert said(row["completion"]) == ("yes" if true else "no")
+        verdicts[word is None, true] += 1
+    assert min(verdicts.values()) > 0.1 * make["ROWS"]["judge"]
 
 
 def test_the_judge_was_trained_on_the_question_that_it_is_asked():
@@ -121,10 +125,11 @@ def test_the_judge_was_trained_on_the_question_that_it_is_asked():
     assert asked == [f"The tree and list. {criterion}" for criterion in row["rubric"]]
 
 
-def test_the_exact_rule_for_words():
+def test_the_exact_rule_for_rubrics():
     completions = [[{"role": "assistant", "content": "[THINK]tree list[/THINK]The tree, code and line."}]] * 2
     assert text_of(completions[0]) == "The tree, code and line."
-    assert make["words_used"]([""] * 2, completions, [["tree", "code", "list", "line"], None]) == [0.75, None]
+    given = [make["rubric"](["tree", "code", "list", "line"]), None]
+    assert make["rubric_met"]([""] * 2, completions, given) == [0.8, None]
 
 
 def test_pairs_prefer_the_stop_and_the_order():

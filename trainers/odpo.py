@@ -23,6 +23,7 @@ def main(training_args, odpo_args, model_args, mixture):
     inputs = {"model_name_or_path": model_args.model_name_or_path, **check_judge(odpo_args)}
     opening = Opening(training_args, odpo_args, model_args, mixture)
     judge = open_judge(odpo_args)
+    opening.check_rewards(judge if isinstance(judge, list) else [judge])
     trainer = CascadeODPOTrainer(reward_funcs=judge, args=training_args, **opening.trainer_arguments())
 
     def complete(folder):

@@ -1,5 +1,6 @@
 """What the scripts of online training open before their trainer, and complete behind it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ class Opening:
         check_prompts(self.train, training_args, self.tools)
         self.adapter = open_adapter(model_args, self.config)
         self._dtype, self._attention = model_args.dtype or "float32", model_args.attn_implementation
+
+    def check_rewards(self, rewards: list[Callable]) -> None:
+        """
+        Let rewards that can say what they lack do so before weights are loaded, by a method `check_columns(names)`.
+
+        Args:
+            rewards (`list[Callable]`): TRL reward functions.
+
+        Raises:
+            ValueError: a reward lacks something.
+        """
+        for rows in filter(None, (self.train, self.held_out)):
+            for reward in rewards:
+                if hasattr(reward, "check_columns"):
+                    reward.check_columns(rows.column_names)
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Keyword arguments of a trainer; loads the weights."""

@@ -1,6 +1,9 @@
 r"""Reward for form: one thinking block, first and closed, then `\boxed{}` or a fenced program (paper section 5)."""
 
 from collections.abc import Callable
+from contextlib import suppress
+
+from jinja2 import TemplateError
 
 from hf_cascade.completions import THINKING_KEYS, THINKING_PARTS, THINKING_TAGS
 from hf_cascade.rewards.answers import opening_tag
@@ -24,6 +27,7 @@ class FormatReward:
     def __init__(self, tokenizer=None):
         self.tokenizer = tokenizer
         self.__name__ = "format_reward"
+        self._known = None  # a chat template, and the tag with which it opens an answer
 
     def __call__(
         self,
@@ -69,10 +73,22 @@ class FormatReward:
         begins = [begin for begin, _ in THINKING_TAGS if begin in text]
         if before and begins:
             text = text[min(map(text.index, begins)) :]
-        if not begins and not isinstance(completion, str) and thinking_and_answer(completion):
-            begin = next((begin for begin, end in THINKING_TAGS if end in text), "")  # the prompt opened it
-            text = begin + text
+        if not begins and not isinstance(completion, str):  # the prompt may have opened it
+            told = next((begin for begin, end in THINKING_TAGS if end in text), "")
+            text = (told if thinking_and_answer(completion) else self._opened()) + text
         return text
+
+    def _opened(self) -> str:
+        """The tag with which the chat template opens every answer, "" where it does not."""
+        template = getattr(self.tokenizer, "chat_template", None)
+        if self._known is None or self._known[0] != template:
+            self._known = template, ""
+            with suppress(TemplateError, TypeError):  # it takes no such message
+                asked = [{"role": "user", "content": "?"}]
+                options = {"add_generation_prompt": True, "tokenize": False}
+                if template is not None:
+                    self._known = template, opening_tag(self.tokenizer.apply_chat_template(asked, **options))
+        return self._known[1]
 
     @property
     def _end(self) -> str:

@@ -97,11 +97,7 @@ class RubricReward:
             ValueError: there is no grader, or a rubric that cannot be read.
             ConnectionError: an endpoint gave no verdict at all, or its requests are used up.
         """
-        if self.grader is None:
-            raise ValueError(
-                f"{self.__name__} has no judge: give RubricReward an EndpointGrader or a LocalGrader; in a script "
-                "set judge_url and judge_model, or judge_model_name_or_path"
-            )
+        self._check_grader()
         rows = []  # of each: its criteria, and a question for each where there is an answer to ask about
         for prompt, completion, given in zip(prompts, completions, rubric, strict=True):
             criteria = read_rubric(given)
@@ -121,6 +117,27 @@ class RubricReward:
         response = response_text(without_thinking(completion))
         texts = {"prompt": history_text(_without_images(prompt)), "response": response, "criterion": criterion}
         return self.template.format(**marked(texts))
+
+    def check_columns(self, names: list[str]) -> None:
+        """
+        What would come to light only when the first responses are there.
+
+        Args:
+            names (`list[str]`): columns of the rows.
+
+        Raises:
+            ValueError: there is no grader, or no column `rubric`.
+        """
+        self._check_grader()
+        check_rubrics(names, ())
+
+    def _check_grader(self) -> None:
+        if self.grader is None:
+            raise ValueError(
+                f"{self.__name__} has no judge: trainers/grpo.py takes one by judge_url and judge_model, or "
+                "judge_model_name_or_path; elsewhere give, as file.py:name, a RubricReward of yours with its "
+                "EndpointGrader or LocalGrader"
+            )
 
     def _log(self, log_metric: Callable[[str, float], None], met: list[list[bool | None]]) -> None:
         every = [verdict for of_row in met for verdict in of_row]

@@ -3,7 +3,8 @@
     python recipes/tiny/make_reasoning.py --output_dir recipes/tiny/data
 
 Two kinds of prompt. A sum, `What is 5+3-6+2?`, has one right answer: the policy thinks, then writes it in `\\boxed{}`.
-Words to use, `Use the words tree, code and list.`, have a rubric: one criterion a word. Both can be checked exactly.
+Words to use, `Use the words tree, code and list.`, have a rubric: a criterion for each, and one for the full stop. Both
+can be checked exactly.
 
 Writes `reasoning_sft.jsonl.gz` (chains of thought, long or short, a few of them spoilt, as scraped ones are),
 `reasoning_problems.jsonl.gz` (sums to train on, a few with a wrong answer), `reasoning_general.jsonl.gz` (both kinds),
@@ -39,6 +40,7 @@ PARTS = {
 ROWS = {"sft": 4000, "problems": 1000, "general": 800, "judge": 4000, "pairs": 3000, "heldout": 300}
 SUMS = {"sft": 0.75, "problems": 1.0, "general": 0.5, "judge": 0.0, "pairs": 0.0, "heldout": 2 / 3}
 SPOILT = {"open": 0.02, "loop": 0.02, "chinese": 0.02, "twice": 0.02}  # of the chains of thought
+STOP = "It ends with a full stop."
 WRONG = 0.04  # of the problems: the answer that the file gives
 CHINESE = "我们先把这些数字按顺序加起来，然后再给出最后的答案。"
 
@@ -109,21 +111,24 @@ def tasks(part: str):
             yield prompt, steps, words
 
 
-def criterion(word: str) -> str:
-    """What a rubric says of one word."""
-    return f"It has the word {word}."
+def rubric(words: list[str]) -> list[str]:
+    """The criteria of a prompt: one a word, and the full stop."""
+    return [*(f"It has the word {word}." for word in words), STOP]
 
 
-def words_used(prompts: list, completions: list, words: list, **columns) -> list[float | None]:
-    """A TRL reward: the share of the words that the answer has, told exactly; `None` for a sum."""
+def meets(answer: str, criterion: str) -> bool:
+    """Whether an answer meets a criterion, told exactly."""
+    if criterion == STOP:
+        return answer.rstrip().endswith(".")
+    return criterion.removesuffix(".").split()[-1] in answer.replace(",", " ").replace(".", " ").split()
+
+
+def rubric_met(prompts: list, completions: list, rubric: list, **columns) -> list[float | None]:
+    """A TRL reward: the share of the criteria that the answer meets, told exactly; `None` for a sum."""
     from hf_cascade.completions import text_of
 
-    return [
-        sum(word in text_of(said).replace(",", " ").replace(".", " ").split() for word in wanted) / len(wanted)
-        if wanted
-        else None
-        for said, wanted in zip(completions, words, strict=True)
-    ]
+    pairs = zip(completions, rubric, strict=True)
+    return [sum(meets(text_of(said), one) for one in given) / len(given) if given else None for said, given in pairs]
 
 
 def spoil(thinking: str, answer: str, rng: random.Random) -> tuple[str, str]:
@@ -163,7 +168,7 @@ def rows(part: str):
                 answer = str(int(answer) + rng.choice((-1, 1, 10))) if rng.random() < WRONG else answer
                 yield row | {"answer": answer}
             else:
-                yield row | {"answer": answer, "words": words, "rubric": words and [criterion(word) for word in words]}
+                yield row | {"answer": answer, "words": words, "rubric": words and rubric(words)}
 
 
 def chain_of_thought(steps, words, rng: random.Random) -> dict:
@@ -179,12 +184,12 @@ def chain_of_thought(steps, words, rng: random.Random) -> dict:
 
 
 def verdict(words: list[str], rng: random.Random) -> dict:
-    """Whether an answer has a word, as the judge is asked in the recipe."""
+    """Whether an answer meets a criterion, as the judge is asked in the recipe."""
     response = answer_words(words, rng)
-    word = rng.choice(words if rng.random() < 0.7 else WORDS)
-    has = word in response.replace(",", " ").replace(".", " ").split()
-    question = f"{response} {criterion(word)}"
-    return {"prompt": said("user", question), "completion": said("assistant", "yes" if has else "no")}
+    word = rng.choice(words if rng.random() < 0.5 else WORDS)
+    criterion = STOP if rng.random() < 0.25 else rubric([word])[0]
+    verdict = "yes" if meets(response, criterion) else "no"
+    return {"prompt": said("user", f"{response} {criterion}"), "completion": said("assistant", verdict)}
 
 
 def worth(answer: str, words: list[str]) -> float:

@@ -237,6 +237,15 @@ def test_a_template_that_leaves_thinking_out_is_refused():
             write_chains(Dataset.from_list([{"messages": [USER, NOTATIONS[name]]}]), kit)
 
 
+def test_every_row_is_looked_at_where_a_template_knows_no_thinking():
+    """Rows of several sources: one whose tags stand in its text hides none whose thinking is a key or a part."""
+    plain = kit_with("{% for m in messages %}{{ m.content }}{% endfor %}")
+    for name in ("reasoning_content", "parts"):  # parts are printed as Python writes a list
+        rows = dataset(*({"messages": [USER, NOTATIONS[kind]]} for kind in ("<think>", name)))
+        with pytest.raises(ValueError, match="leaves thinking out"):
+            write_chains(rows, plain)
+
+
 def test_other_columns_are_refused(mistral):
     with pytest.raises(ValueError, match=r"the columns \['text'\]: chains of thought stand in `messages`, or in"):
         write_chains(Dataset.from_list([{"text": "a"}]), mistral)

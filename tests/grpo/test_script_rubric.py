@@ -9,6 +9,7 @@ import pytest
 
 from hf_cascade import assets, manifest, stage
 from hf_cascade.grpo.config import CascadeGRPOConfig
+from hf_cascade.grpo.judge import make_grader
 from hf_cascade.rewards.rubric import rubric_reward
 from tests.grpo.test_script import FLAGS
 from tests.rewards import letters
@@ -123,9 +124,8 @@ def test_a_spent_budget_stops_so_that_the_run_can_go_on(grpo, monkeypatch):
         assert status == stage.STOPPED and len(server.bodies) == 5
         assert "max_requests=5" in error and "judge_max_requests" in error
         monkeypatch.setenv("WORLD_SIZE", "2")
-        open_judge = runpy.run_path(str(assets.find("trainers/grpo.py")), run_name="grpo")["open_judge"]
         arguments = make_arguments(judge_url="http://127.0.0.1:1/v1", judge_model="j", judge_max_requests=5)
-        assert open_judge(arguments)[0].endpoint.max_requests == 2
+        assert make_grader(arguments).endpoint.max_requests == 2
 
 
 def make_arguments(**given):
@@ -148,6 +148,7 @@ LOCAL = ("--judge_model_name_or_path", "nothing")
         ((*URL, "--judge_model", "j"), {"rewards": ["format_reward"]}, "without rubric_reward among reward_funcs"),
         ((*LOCAL, "--judge_template", "{response}"), {}, "judge template has the fields ['response']"),
         (LOCAL, {"rubrics": ["missing"] * 6}, "needs a column `rubric`"),
+        (LOCAL, {"rewards": ["rubric_reward", "stem_reward"]}, "stem_reward needs a column: `answer`"),
         (LOCAL, {"rubrics": [["A"]] * 5 + [[" "]]}, "row 5: criterion ' ' is empty"),
         (LOCAL, {"rubrics": [None] * 6}, "no row has a criterion"),
         ((*URL, "--judge_model", "j", "--judge_max_requests", "0"), {}, "judge_max_requests=0: give"),

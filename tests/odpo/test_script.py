@@ -228,6 +228,8 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(place, odpo, kind):
         ({"reward_model": "nothing"}, "nothing"),
         ({"reward_funcs": ["rewards.py:nothing"]}, "no function 'nothing'"),
         ({"reward_funcs": ["elsewhere.py:count_a"]}, "elsewhere.py"),
+        ({"reward_funcs": ["rubric_reward"]}, "rubric_reward has no judge: .*as file.py:name, a RubricReward"),
+        ({"reward_funcs": ["stem_reward"]}, "stem_reward needs a column"),
         ({"rows": "columns"}, r"the dataset has the columns \['question'\], and `prompt` is needed"),
         ({"rows": "answered"}, "row 0: the prompt ends with the role 'assistant'"),
         ({"rows": "empty"}, "row 1 has an empty prompt"),

@@ -111,6 +111,25 @@ def test_tokens_tell_what_parsed_messages_do_not(tokens, expected):
     assert FormatReward(Tokenizer())([""], [parsed], completion_ids=ids) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("template", "expected"), [("<|im_start|>assistant\n<think>\n", 1), ("assistant", 0), (None, 0)]
+)
+def test_a_template_may_open_the_thinking_of_messages_that_are_not_parsed(template, expected):
+    """As ChatML with a template of one's own: TRL gives the text behind the tag as content."""
+
+    class Opening(Tokenizer):
+        chat_template = template
+
+        def apply_chat_template(self, messages, add_generation_prompt, tokenize):
+            assert add_generation_prompt and not tokenize
+            return template
+
+    texts = [f"2 + 3\n</think>{BOX}", "2 + 3", f"<think>2 + 3</think>{BOX}", f"2</think>3</think>{BOX}"]
+    ids = [[*map(ord, f"{text}</s>")] for text in texts]
+    given = FormatReward(Opening())([[{"role": "user", "content": "Q"}]] * 4, [*map(message, texts)], ids)
+    assert given == [expected, 0, 1, 0]
+
+
 # The total
 
 

@@ -222,3 +222,8 @@ def test_without_a_judge_it_says_so():
     assert load_reward("rubric_reward") is rubric_reward
     with pytest.raises(ValueError, match="rubric_reward has no judge: .*judge_url"):
         RubricReward()(["p"], ["a"], [["1"]])
+    with pytest.raises(ValueError, match="rubric_reward has no judge: .*as file.py:name, a RubricReward"):
+        rubric_reward.check_columns(["prompt", "rubric"])
+    with pytest.raises(ValueError, match="needs a column `rubric`.*'prompt'"):
+        RubricReward(Known()).check_columns(["prompt"])
+    RubricReward(Known()).check_columns(["prompt", "rubric"])
