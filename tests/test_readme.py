@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from hf_cascade import assets, cli
 
 ROOT = Path(__file__).parent.parent
@@ -17,11 +19,12 @@ def test_the_result_tables_are_the_reports():
     assert not [row for row in rows if row not in report]
 
 
-def test_the_instruct_table_is_its_reports():
-    report = assets.find("recipes/tiny/results/instruct/report.md").read_text().splitlines()
-    block = README.partition("<!-- instruct -->")[2].partition("<!-- /instruct -->")[0]
+@pytest.mark.parametrize("name, count", [("instruct", 5), ("reasoning", 7)])
+def test_tables_of_later_stages_are_their_reports(name, count):
+    report = assets.find(f"recipes/tiny/results/{name}/report.md").read_text().splitlines()
+    block = README.partition(f"<!-- {name} -->")[2].partition(f"<!-- /{name} -->")[0]
     rows = [line for line in block.splitlines() if line.startswith("|")]
-    assert len(rows) == 5
+    assert len(rows) == count
     assert not [row for row in rows if row not in report]
 
 

@@ -7,6 +7,7 @@ from datasets import Dataset, IterableDataset
 from trl import DatasetMixtureConfig, get_dataset
 
 from hf_cascade import assets
+from hf_cascade.data.text_files import one_line_error
 
 SPLIT_SEED = 0  # ours
 FILE_BUILDERS = ("json", "text", "parquet", "csv")  # builders of `datasets` that read local files
@@ -98,14 +99,17 @@ def load_mixture(mixture: DatasetMixtureConfig, part: str = "train") -> Dataset 
     for source in mixture.datasets:
         if source.path in FILE_BUILDERS and source.data_files is not None:
             source.data_files = _find(source.data_files)
-    if mixture.test_split_size is None:
-        return get_dataset(mixture)["train"] if part == "train" else None
-    if mixture.streaming:
+    if mixture.test_split_size is None and part != "train":
+        return None
+    if mixture.streaming and mixture.test_split_size is not None:
         raise ValueError(
             f"test_split_size={mixture.test_split_size}: a streamed dataset cannot be split; set streaming: false, or "
             "keep held-out rows in a file of their own"
         )
-    rows = get_dataset(replace(mixture, test_split_size=None))["train"]
+    with one_line_error(", ".join(str(source.data_files or source.path) for source in mixture.datasets)):
+        rows = get_dataset(replace(mixture, test_split_size=None))["train"]
+    if mixture.test_split_size is None:
+        return rows
     return rows.train_test_split(test_size=mixture.test_split_size, seed=SPLIT_SEED)[part]
 
 

@@ -19,7 +19,7 @@ from hf_cascade.evaluate.verbosity import budget_grid, gain, spending
 from hf_cascade.loading import load_tokenizer
 from hf_cascade.rewards.comparison import Comparison
 from hf_cascade.rewards.preference import PairwisePreference
-from hf_cascade.rewards.verifiable import load_reward
+from hf_cascade.rewards.verifiable import check_columns, load_reward
 
 COMPLETIONS = "completions.jsonl"
 _GIVEN = ("prompts", "completions", "completion_ids", "prompt")  # what is no column of the dataset
@@ -216,21 +216,7 @@ def check_reward(name: str, reward: Callable, rows: list[dict]) -> list[str]:
     """Every column that a reward cannot do without is there; returns those columns."""
     if inspect.iscoroutinefunction(reward):
         raise ValueError(f"reward {name!r} is asynchronous: give a plain function")
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    needed = [
-        key
-        for key, part in inspect.signature(reward).parameters.items()
-        if part.default is inspect.Parameter.empty and part.kind not in kinds and key not in _GIVEN
-    ]
-    missing = [key for key in needed if key not in rows[0]]
-    if missing:
-        raise ValueError(
-            f"reward {name!r} needs the columns {', '.join(missing)} beside `prompt`, and the prompts have "
-            f"{', '.join(sorted(rows[0]))}"
-        )
-    if hasattr(reward, "check_columns"):  # what a signature does not say
-        reward.check_columns(list(rows[0]))
-    return needed
+    return check_columns(name, reward, rows[0], _GIVEN)
 
 
 def _short(names: list[str]) -> list[str]:

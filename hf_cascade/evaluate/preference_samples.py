@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from hf_cascade import assets
 from hf_cascade.completions import LoopRule, is_looping
 from hf_cascade.data.prompts import SOLUTION
-from hf_cascade.data.text_files import BUILDERS
+from hf_cascade.data.text_files import BUILDERS, one_line_error
 from hf_cascade.evaluate.heldout import CHUNK_BYTES, CHUNK_ROWS, IGNORED, Scorer, Windows
 from hf_cascade.evaluate.verbosity import thinking_tokens
 from hf_cascade.rewards.answers import opening_tag
@@ -97,7 +97,8 @@ def load_rows(source: str, split: str = "train", limit: int | None = None) -> li
     if place.is_file() and place.stat().st_size == 0:
         raise ValueError(f"prompts={source} holds no rows: the file is empty")
     data = {"data_files": str(place), "split": "train"} if place.is_file() else {"split": split, "streaming": True}
-    rows = load_dataset(BUILDERS[kind] if place.is_file() else source, **data)
+    with one_line_error(f"prompts={source}"):
+        rows = load_dataset(BUILDERS[kind] if place.is_file() else source, **data)
     rows = [_without_none(row) for row in islice(rows, limit)]
     if not rows or "prompt" not in rows[0]:
         columns = f"it has {sorted(rows[0])}" if rows else "it has no rows"

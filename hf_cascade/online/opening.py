@@ -12,7 +12,7 @@ from hf_cascade.data.prompts import load_prompts
 from hf_cascade.distill.merging import complete_folder, open_adapter
 from hf_cascade.loading import load_config, load_model, open_processing
 from hf_cascade.online.settings import OnlineConfig
-from hf_cascade.online.trainer import check_prompts
+from hf_cascade.online.trainer import check_prompts, check_rewards
 from hf_cascade.rewards.verifiable import load_function
 
 
@@ -63,7 +63,8 @@ class Opening:
 
     def check_rewards(self, rewards: list[Callable]) -> None:
         """
-        Let rewards that can say what they lack do so before weights are loaded, by a method `check_columns(names)`.
+        Let rewards that can say what they lack do so before weights are loaded: by the columns among their arguments,
+        and by a method `check_columns(names)`.
 
         Args:
             rewards (`list[Callable]`): TRL reward functions.
@@ -72,9 +73,7 @@ class Opening:
             ValueError: a reward lacks something.
         """
         for rows in filter(None, (self.train, self.held_out)):
-            for reward in rewards:
-                if hasattr(reward, "check_columns"):
-                    reward.check_columns(rows.column_names)
+            check_rewards(rewards, rows)
 
     def trainer_arguments(self) -> dict[str, Any]:
         """Keyword arguments of a trainer; loads the weights."""

@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from datasets import Dataset
 from torch import Tensor
+from torch.nn import Module
 from transformers import ProcessorMixin
 from trl import GRPOTrainer
 
@@ -17,6 +18,9 @@ from hf_cascade.distill.freezing import freeze_vision_tower
 from hf_cascade.online.seams import check_seams
 from hf_cascade.online.settings import OnlineConfig
 from hf_cascade.online.tools import ToolLimits
+from hf_cascade.rewards.verifiable import check_columns
+
+OWN_COLUMNS = ("prompt", "completion", "completion_ids")  # which TRL hands to no reward
 
 
 class OnlineTrainer(GRPOTrainer):
@@ -34,6 +38,7 @@ class OnlineTrainer(GRPOTrainer):
 
     def __init__(self, model, reward_funcs=None, args: OnlineConfig | None = None, tools=None, **kwargs):
         check_prompts(kwargs.get("train_dataset"), args, tools)
+        check_rewards(reward_funcs, kwargs.get("train_dataset"))
         self.tool_limits = ToolLimits(args.tool_seconds, args.tool_max_characters)
         tools = [self.tool_limits.wrap(tool) for tool in tools or []] or None
         super().__init__(model, reward_funcs, args=args, tools=tools, **kwargs)
@@ -137,3 +142,18 @@ def check_prompts(prompts, args: OnlineConfig, tools) -> None:
         )
     if tools and isinstance(prompts[0].get("prompt"), str):
         raise ValueError('tools need prompts of messages, and they are text: [{"role": "user", "content": ...}]')
+
+
+def check_rewards(rewards, prompts) -> None:
+    """
+    What the base would find out after it generated: every column that a reward function needs is there.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if not isinstance(prompts, Dataset):
+        return
+    for reward in rewards if isinstance(rewards, list) else [rewards]:
+        if callable(reward) and not isinstance(reward, Module):  # not a reward model, nor its name
+            name = getattr(reward, "__name__", type(reward).__name__)
+            check_columns(name, reward, [column for column in prompts.column_names if column not in OWN_COLUMNS])

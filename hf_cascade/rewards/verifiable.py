@@ -3,7 +3,8 @@
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hf_cascade.rewards.answers import answer_of
@@ -15,29 +16,32 @@ from hf_cascade.rewards.rubric import rubric_reward
 from hf_cascade.rewards.stem import stem_reward
 from hf_cascade.rewards.visual import visual_reward
 
+# what TRL calls a reward with beside the columns of its prompts
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
-def exact_match(prompts: list, completions: list, answer: list[str | None], **columns) -> list[float | None]:
+
+def exact_match(prompts: list, completions: list, answer: list, **columns) -> list[float | None]:
     """
     1 where a completion is its answer, else 0; thinking is left out, and runs of white space count as one space.
 
     Args:
         prompts (`list`): one that is text and ends with an opening tag opens the thinking.
         completions (`list`): text, or lists of messages, of which the last assistant message counts.
-        answer (`list[str | None]`): what is right; `None`: no reward.
+        answer (`list`): what is right, text or a number; `None`: no reward.
         **columns: not looked at.
     """
     rows = zip(map(answer_of, prompts, completions), answer, strict=True)
-    return [None if right is None else float(_words(given) == _words(right)) for given, right in rows]
+    return [None if right is None else float(_words(given) == _words(str(right))) for given, right in rows]
 
 
-def similarity(prompts: list, completions: list, answer: list[str | None], **columns) -> list[float | None]:
+def similarity(prompts: list, completions: list, answer: list, **columns) -> list[float | None]:
     """
     How much of a completion and its answer is equal, 0 to 1: difflib's 2 * matching characters / all characters.
 
     Takes the product of both lengths: for short answers. Arguments and white space as of [`exact_match`].
     """
     rows = zip(map(answer_of, prompts, completions), answer, strict=True)
-    return [None if right is None else _similarity(_words(given), _words(right)) for given, right in rows]
+    return [None if right is None else _similarity(_words(given), _words(str(right))) for given, right in rows]
 
 
 def load_reward(name: str) -> Callable:
@@ -83,6 +87,37 @@ def load_function(name: str, kind: str, known: tuple[str, ...] = ()) -> Callable
     if not callable(found):
         raise ValueError(f"{kind} {name!r}: {module.__name__} has no function {function!r}; {allowed}")
     return found
+
+
+def check_columns(name: str, reward: Callable, columns: Iterable[str], given: tuple[str, ...] = GIVEN) -> list[str]:
+    """
+    Refuse prompts without a column that a reward cannot do without; returns those columns.
+
+    Args:
+        name (`str`): the reward's, for the error.
+        reward (`Callable`): it.
+        columns (`Iterable[str]`): of the prompts.
+        given (`tuple[str, ...]`, *optional*): what it is called with beside the prompts' columns; TRL's by default.
+
+    Raises:
+        ValueError: a column is not there.
+    """
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parts = inspect.signature(reward).parameters.items()
+    needed = [
+        key
+        for key, part in parts
+        if part.default is inspect.Parameter.empty and part.kind not in kinds and key not in given
+    ]
+    missing = [key for key in needed if key not in columns]
+    if missing:
+        raise ValueError(
+            f"reward {name!r} needs the columns {', '.join(missing)} beside `prompt`, and the prompts have "
+            f"{', '.join(sorted(columns))}"
+        )
+    if hasattr(reward, "check_columns"):  # what a signature does not say
+        reward.check_columns(list(columns))
+    return needed
 
 
 def _words(text: str) -> str:

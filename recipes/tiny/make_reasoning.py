@@ -8,9 +8,9 @@ can be checked exactly.
 
 Writes `reasoning_sft.jsonl.gz` (chains of thought, long or short, a few of them spoilt, as scraped ones are),
 `reasoning_problems.jsonl.gz` (sums to train on, a few with a wrong answer), `reasoning_general.jsonl.gz` (both kinds),
-`reasoning_judge.jsonl.gz` (yes or no to one criterion), `reasoning_pairs.jsonl.gz` (preferences) and
-`reasoning_heldout.jsonl.gz` (both kinds, to measure on). The same files every time. A prompt is of one part only,
-chosen by its hash. Needs Python alone.
+`reasoning_judge.jsonl.gz` (yes or no to one criterion), `reasoning_pairs.jsonl.gz` (preferences),
+`reasoning_prompts.jsonl.gz` (words to use) and `reasoning_heldout.jsonl.gz` (both kinds, to measure on). The same
+files every time. A prompt is of one part only, chosen by its hash. Needs Python alone.
 """
 
 import argparse
@@ -34,11 +34,12 @@ PARTS = {
     "problems": range(40, 60),
     "general": range(60, 70),
     "judge": range(70, 80),
-    "pairs": range(80, 90),
+    "pairs": range(80, 87),
+    "prompts": range(87, 90),
     "heldout": range(90, 100),
 }
-ROWS = {"sft": 4000, "problems": 1000, "general": 800, "judge": 4000, "pairs": 3000, "heldout": 300}
-SUMS = {"sft": 0.75, "problems": 1.0, "general": 0.5, "judge": 0.0, "pairs": 0.0, "heldout": 2 / 3}
+ROWS = {"sft": 4000, "problems": 1000, "general": 800, "judge": 4000, "pairs": 3000, "prompts": 500, "heldout": 300}
+SUMS = {"sft": 0.75, "problems": 1.0, "general": 0.5, "judge": 0.0, "pairs": 0.0, "prompts": 0.0, "heldout": 2 / 3}
 SPOILT = {"open": 0.02, "loop": 0.02, "chinese": 0.02, "twice": 0.02}  # of the chains of thought
 STOP = "It ends with a full stop."
 WRONG = 0.04  # of the problems: the answer that the file gives

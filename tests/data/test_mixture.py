@@ -13,6 +13,7 @@ from trl.scripts.utils import DatasetConfig
 from hf_cascade.data.documents import Documents, load_mixture
 from hf_cascade.data.ledger import text_sha256
 from hf_cascade.data.packing import PackedText
+from hf_cascade.evaluate.preference_samples import load_rows
 from tests.data import tiny
 
 
@@ -137,6 +138,22 @@ def test_the_rows_split_off_are_part_of_the_texts_identity(files, tmp_path):
         stream = PackedText(Documents(load_mixture(mixture)), tiny.tokenizer(), 16)
         hashes.add(text_sha256(stream, mixture.datasets))
     assert len(hashes) == 3
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    """`datasets` raises errors that are no `ValueError`: scripts would show a traceback."""
+    bad = {
+        "torn.jsonl": '{"text": "a"}\n{"text": "b',
+        "no.jsonl": "a word",
+        "no.parquet": "a word",
+    }
+    for name, content in bad.items():
+        (tmp_path / name).write_text(content)
+        kind = "parquet" if name.endswith(".parquet") else "json"
+        with pytest.raises(ValueError, match=rf"{name} cannot be read \(.*\): see that"):
+            load_mixture(parsed(tmp_path, tmp_path, f"datasets: [{{path: {kind}, data_files: FILES/{name}}}]"))
+        with pytest.raises(ValueError, match=rf"{name} cannot be read \(.*\): see that"):
+            load_rows(str(tmp_path / name))
 
 
 def test_a_stream_cannot_be_split(files, tmp_path):

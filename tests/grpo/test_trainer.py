@@ -7,6 +7,9 @@ import torch
 from datasets import Dataset, IterableDataset
 
 from hf_cascade.grpo.config import CascadeGRPOConfig
+from hf_cascade.grpo.trainer import CascadeGRPOTrainer
+from hf_cascade.online.trainer import check_rewards
+from hf_cascade.rewards.stem import stem_reward
 from tests.grpo.reference import by_hand, generate, gradients, groups_of, unpadded
 from tests.online.reference import distance, drifted
 from tests.online.scene import PROMPTS, count_a
@@ -258,6 +261,21 @@ def test_refill_needs_whole_groups_and_a_dataset(make_trainer, monkeypatch):
     stream = IterableDataset.from_generator(lambda: iter([{"prompt": "a"}]))
     with pytest.raises(ValueError, match="IterableDataset, of which no other prompts can be drawn"):
         make_trainer(train_dataset=stream, max_refill_rounds=1)
+
+
+def test_columns_that_a_reward_needs_are_looked_for_before_the_weights(tmp_path):
+    def needs(completions, prompts, completion_ids, trainer_state, log_metric, first, second, third=None, **columns):
+        """All of TRL's arguments, and two columns that must be there."""
+
+    args = CascadeGRPOConfig(str(tmp_path), num_generations=2, per_device_train_batch_size=2, bf16=False)
+    rows = Dataset.from_list([{"prompt": "a", "first": 1}] * 4)
+    for reward, message in (
+        (needs, "'needs' needs the columns second beside"),
+        (stem_reward, "stem_reward needs a col"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CascadeGRPOTrainer("no/such-model", [reward], args=args, train_dataset=rows)
+    check_rewards([needs, "a/reward-model", torch.nn.Linear(1, 1)], rows.add_column("second", [1] * 4))
 
 
 def test_settings_are_json(make_trainer):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hf_cascade.evaluate.preference import check_reward
 from hf_cascade.rewards.endpoint import UnusableAnswer
 from hf_cascade.rewards.graders import read_verdict, verdict_of
 from hf_cascade.rewards.rubric import QUESTION, RubricReward, check_rubrics, check_template, read_rubric, rubric_reward
@@ -223,7 +224,7 @@ def test_without_a_judge_it_says_so():
     with pytest.raises(ValueError, match="rubric_reward has no judge: .*judge_url"):
         RubricReward()(["p"], ["a"], [["1"]])
     with pytest.raises(ValueError, match="rubric_reward has no judge: .*as file.py:name, a RubricReward"):
-        rubric_reward.check_columns(["prompt", "rubric"])
+        check_reward("rubric_reward", rubric_reward, [{"prompt": "p", "rubric": ["1"]}])  # before anything is sampled
     with pytest.raises(ValueError, match="needs a column `rubric`.*'prompt'"):
         RubricReward(Known()).check_columns(["prompt"])
     RubricReward(Known()).check_columns(["prompt", "rubric"])

@@ -22,6 +22,8 @@ def test_exact_match():
     assert exact_match([""] * 6, completions, answers) == [1, 1, 1, 0, 1, 1]
     assert exact_match(prompts=[""], completions=["x"], answer=[None], trainer_state=None) == [None]
     assert exact_match([""], ["<think>Paris"], ["Paris"]) == [0]  # never came to an answer
+    assert exact_match([""] * 3, ["5", "5.0", "2.5"], [5, 5, 2.5]) == [1, 0, 1]  # JSON has numbers
+    assert similarity([""], ["12"], [12]) == [1]
 
 
 def test_similarity():
