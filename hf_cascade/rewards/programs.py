@@ -202,6 +202,8 @@ def called_names(test: str, setup: str = "") -> list[str]:
 
 def _checked(tests: Sequence, setup: str) -> Sequence:
     """Tests of a row, all of one form."""
+    if isinstance(tests, str):  # of which each letter would be a test
+        raise ValueError(f"tests are the text {tests[:200]!r}: give a list of tests; json.loads reads one from JSON")
     if all(isinstance(test, str) for test in tests):
         for test in tests:
             try:

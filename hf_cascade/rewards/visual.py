@@ -14,7 +14,7 @@ from hf_cascade.rewards.maths import LONGEST, MathsReward, boxed, gold, maths_re
 
 TYPES = ("choice", "number", "text", "list", "set", "expression")
 ALIASES = {"multi_choice": "choice", "integer": "number", "float": "number"}  # MathVista's names
-EXPRESSION = re.compile(r"[\\^_=+*√π∞≤≥<>]|\d\s*/\s*\d|\d[a-z](?![a-z])|^[-(]*[A-Za-z]\s*[-/]\s*[A-Za-z\d]$")
+EXPRESSION = re.compile(r"[\\^_=+*√π∞≤≥<>±½]|\d\s*/\s*\d|\d[a-z](?![a-z])|^[-(]*[A-Za-z]\s*[-/]\s*[A-Za-z\d]$")
 
 
 class VisualReward:
@@ -102,8 +102,8 @@ class VisualReward:
         """Whether one answer is right; `None`: cannot be told; a list: answers for math-verify to compare with."""
         kind = _kind(right, kind, choices)
         tolerance = _checked(tolerance, self.tolerance)
-        if precision is not None and not 0 <= precision <= 100:
-            raise ValueError(f"precision is {precision}: give decimals, 0 to 100")
+        if precision is not None and not (isinstance(precision, int | float) and 0 <= precision <= 100):
+            raise ValueError(f"precision is {precision!r}: give decimals, 0 to 100")
         if kind == "choice":
             wanted = _wanted(right, choices or [])
             if wanted is None:
@@ -173,8 +173,8 @@ def _compare(right, given: str, kind: str, tolerance: float, precision: int | No
 def _checked(tolerance: float | None, default: float) -> float:
     if tolerance is None:
         return default
-    if not (isfinite(tolerance) and 0 <= tolerance < 1):
-        raise ValueError(f"tolerance is {tolerance}: give a share of the right number, 0 up to 1, such as 0.05")
+    if not (isinstance(tolerance, int | float) and isfinite(tolerance) and 0 <= tolerance < 1):
+        raise ValueError(f"tolerance is {tolerance!r}: give a share of the right number, 0 up to 1, such as 0.05")
     return float(tolerance)
 
 

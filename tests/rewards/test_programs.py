@@ -333,6 +333,7 @@ def test_what_cannot_be_judged_is_no_reward(caplog):
     ("tests", "message"),
     [
         (["assert f(1) =="], "no Python"),
+        ('["assert f(1) == 1"]', "give a list of tests"),
         (["assert True"], "calls nothing of the program"),
         ([{"input": "1"}], "as `output`"),
         ([{"input": "1", "output": "1"}, "assert f(1)"], "texts of Python"),

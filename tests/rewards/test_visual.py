@@ -282,11 +282,14 @@ def test_columns_metrics_and_bad_input():
     assert metrics == {"visual_reward/missing": pytest.approx(1 / 3), "visual_reward/failed_rate": 0}
     assert VisualReward(tolerance=0.05)([""], [r"\boxed{102}"], ["100"]) == [1]
     assert load_reward("visual_reward")([""], [r"\boxed{102}"], ["102"]) == [1]
+    assert REWARD([""] * 2, [r"\boxed{0.5}", r"\boxed{0.2}"], ["½", "½"]) == [1, 0]  # an expression, no word
     for columns, message in (
         ({"answer_type": ["picture"]}, "answer_type is 'picture': give choice, number"),
         ({"tolerance": [1.5]}, "tolerance is 1.5"),
         ({"tolerance": [float("nan")]}, "tolerance is nan"),
+        ({"tolerance": ["0.1"]}, "tolerance is '0.1'"),
         ({"precision": [-1]}, "precision is -1"),
+        ({"precision": ["2"]}, "precision is '2'"),
     ):
         with pytest.raises(ValueError, match=message):
             REWARD([""], ["x"], ["1"], **columns)
