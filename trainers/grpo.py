@@ -14,20 +14,19 @@ def main(training_args, grpo_args, model_args, mixture):
     from hf_cascade import stage
     from hf_cascade.grpo.judge import check_judge, open_judge
     from hf_cascade.grpo.report import REPORT
+    from hf_cascade.grpo.scoring import check_programs, open_rewards
     from hf_cascade.grpo.trainer import CascadeGRPOTrainer
     from hf_cascade.online.opening import Opening
     from hf_cascade.rewards.form import format_reward
     from hf_cascade.rewards.rubric import rubric_reward
-    from hf_cascade.rewards.verifiable import load_reward
 
     stage.check_output_dir(training_args.output_dir)
-    if not grpo_args.reward_funcs:
-        raise ValueError("nothing given to score responses: set reward_funcs")
-    rewards = [load_reward(name) for name in grpo_args.reward_funcs]
+    rewards = open_rewards(grpo_args)
     inputs = {"model_name_or_path": model_args.model_name_or_path, **check_judge(grpo_args, rewards)}
     inputs |= {"prompts_from": grpo_args.prompts_from} if grpo_args.prompts_from else {}
     opening = Opening(training_args, grpo_args, model_args, mixture, grpo_args.prompts_from)
     opening.check_rewards([reward for reward in rewards if reward is not rubric_reward])  # it has no judge yet
+    check_programs(rewards, opening.train, opening.held_out)
     open_judge(grpo_args, rewards, opening.train, opening.held_out)
     format_reward.tokenizer = getattr(opening.kit, "tokenizer", opening.kit)  # parsing hides a second thinking block
     trainer = CascadeGRPOTrainer(reward_funcs=rewards, args=training_args, **opening.trainer_arguments())

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 from hf_cascade.online.arguments import OnlineArguments
 
+STEM_PARTS = ("form", "correct", "language")
+EXAMPLES = {"judge_chat_template_kwargs": '{"enable_thinking": false}', "stem_weights": '{"correct": 0.8}'}
+
 
 @dataclass
 class GRPOArguments(OnlineArguments):
@@ -15,6 +18,10 @@ class GRPOArguments(OnlineArguments):
     Args:
         prompts_from (`str`, *optional*):
             Folder that `hf-cascade difficulty` made: its rows train, instead of `datasets`.
+        stem_weights (`dict` or `str`, *optional*):
+            Other weights of `stem_reward` than the paper's: `{form: 0.1, correct: 0.9, language: 0.1}`.
+        sandbox_url (`str`, *optional*):
+            A SandboxFusion service that runs programs instead of bubblewrap; tests of input and output alone.
         judge_url (`str`, *optional*): an OpenAI-compatible endpoint whose model grades rubrics, for `rubric_reward`.
         judge_model (`str`, *optional*): that model's name at the endpoint.
         judge_model_name_or_path (`str`, *optional*): a chat model that grades rubrics in this process instead.
@@ -30,6 +37,10 @@ class GRPOArguments(OnlineArguments):
     """
 
     prompts_from: str | None = field(default=None, metadata={"help": "Folder made by `hf-cascade difficulty`."})
+    stem_weights: dict | str | None = field(
+        default=None, metadata={"help": "Weights of stem_reward, as {'form': 0.1, 'correct': 0.9, 'language': 0.1}."}
+    )
+    sandbox_url: str | None = field(default=None, metadata={"help": "SandboxFusion service that runs programs."})
     judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint that grades rubrics."})
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
     judge_model_name_or_path: str | None = field(default=None, metadata={"help": "Chat model that grades, in-process."})
@@ -42,16 +53,20 @@ class GRPOArguments(OnlineArguments):
     judge_max_requests: int | None = field(default=None, metadata={"help": "Requests, after which training stops."})
 
     def __post_init__(self):
-        if isinstance(self.judge_chat_template_kwargs, str):
-            self.judge_chat_template_kwargs = _mapping(self.judge_chat_template_kwargs)
+        for name in ("judge_chat_template_kwargs", "stem_weights"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, _mapping(name, getattr(self, name)))
+        unknown = [name for name in self.stem_weights or {} if name not in STEM_PARTS]
+        if unknown:
+            raise ValueError(f"stem_weights: there is no {unknown[0]!r}; allowed are {', '.join(STEM_PARTS)}")
 
 
-def _mapping(text: str) -> dict:
+def _mapping(name: str, text: str) -> dict:
     """A mapping given on the command line, as JSON."""
     try:
         given = json.loads(text)
     except ValueError:
         given = None
     if not isinstance(given, dict):
-        raise ValueError(f'judge_chat_template_kwargs={text}: give a mapping, as {{"enable_thinking": false}}')
+        raise ValueError(f"{name}={text}: give a mapping, as {EXAMPLES[name]}")
     return given

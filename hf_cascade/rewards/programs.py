@@ -99,7 +99,7 @@ class ProgramReward:
         for prompt, completion, row, code in zip(
             prompts, completions, tests, setup or [None] * len(tests), strict=True
         ):
-            chosen = choose(_checked(row, code or ""), prompt, self.max_tests) if row else []
+            chosen = choose(check_tests(row, code or ""), prompt, self.max_tests) if row else []
             work.append((last_program(answer_of(prompt, completion)), chosen, code or ""))
         if any(program is not None and chosen for program, chosen, _ in work):
             self.backend.check()
@@ -200,8 +200,17 @@ def called_names(test: str, setup: str = "") -> list[str]:
     return sorted(used - defined - set(dir(builtins))) or sorted(called - defined)
 
 
-def _checked(tests: Sequence, setup: str) -> Sequence:
-    """Tests of a row, all of one form."""
+def check_tests(tests: Sequence, setup: str) -> Sequence:
+    """
+    Tests of a row, as they are.
+
+    Args:
+        tests (`Sequence`): texts of Python, or of each its `input` and `output`.
+        setup (`str`): Python that runs before each.
+
+    Raises:
+        ValueError: neither form, or not all of one form; Python that does not parse, or calls nothing of a program.
+    """
     if isinstance(tests, str):  # of which each letter would be a test
         raise ValueError(f"tests are the text {tests[:200]!r}: give a list of tests; json.loads reads one from JSON")
     if all(isinstance(test, str) for test in tests):

@@ -30,10 +30,15 @@ class StemReward:
     """
 
     def __init__(self, form: float = 0.1, correct: float = 0.9, language: float = 0.1):
-        if not min(form, correct, language) >= 0:
-            raise ValueError(f"weights are {form}, {correct} and {language}: give 0 or more")
-        self.form, self.correct, self.language = form, correct, language
         self.__name__ = "stem_reward"
+        self.weigh(form, correct, language)
+
+    def weigh(self, form: float = 0.1, correct: float = 0.9, language: float = 0.1) -> None:
+        """Set the weights; those left out are the paper's. Raises `ValueError` for a negative one, or no number."""
+        weights = (form, correct, language)
+        if not all(isinstance(weight, int | float) and weight >= 0 for weight in weights):
+            raise ValueError(f"weights are {form}, {correct} and {language}: give 0 or more")
+        self.form, self.correct, self.language = weights
 
     def __call__(
         self,

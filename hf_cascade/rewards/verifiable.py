@@ -102,6 +102,8 @@ def check_columns(name: str, reward: Callable, columns: Iterable[str], given: tu
     Raises:
         ValueError: a column is not there.
     """
+    if hasattr(reward, "check_columns"):  # what a signature does not say
+        reward.check_columns(list(columns))
     kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     parts = inspect.signature(reward).parameters.items()
     needed = [
@@ -113,10 +115,8 @@ def check_columns(name: str, reward: Callable, columns: Iterable[str], given: tu
     if missing:
         raise ValueError(
             f"reward {name!r} needs the columns {', '.join(missing)} beside `prompt`, and the prompts have "
-            f"{', '.join(sorted(columns))}"
+            f"{', '.join(sorted(columns)) or 'no others'}"
         )
-    if hasattr(reward, "check_columns"):  # what a signature does not say
-        reward.check_columns(list(columns))
     return needed
 
 
