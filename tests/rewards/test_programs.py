@@ -21,7 +21,7 @@ from tests.rewards.bombs import BACKEND, needs_sandbox
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "programs.jsonl").read_text().splitlines()]
 EXPECTED = "expected-value-4711"
-FAST = ProgramReward(limits=Limits(seconds=1.5), workers=2, backend=BACKEND)
+FAST = ProgramReward(limits=Limits(seconds=3), workers=2, backend=BACKEND)
 
 
 def fenced(program: str) -> str:
