@@ -54,7 +54,8 @@ def test_every_stage_leaves_what_is_promised(finished):
         assert "[THINK]" in AutoTokenizer.from_pretrained(finished / name).chat_template
         assert manifest.read(finished / name)["run"] == run
     data = json.loads((finished / "reasoning-sft" / "reasoning_data.json").read_text())
-    assert set(data["filters"]["removed"]) == {"format", "repetition", "language"}
+    assert set(data["filters"]) == {"format", "repetition", "language"}
+    assert all(part["removed"] > 0 for part in data["filters"].values())
     kept = [json.loads(line) for line in (finished / "difficulty" / "prompts.jsonl").read_text().splitlines()]
     assert kept and {"prompt", "answer", "pass_rate"} <= set(kept[0])
     for name in ("stem", "stem-long", "general"):
