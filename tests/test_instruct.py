@@ -1,13 +1,12 @@
 """The tiny instruct recipe end to end with a few steps a stage: what every stage leaves, and that it fits the next."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_cascade import assets, manifest
+from hf_cascade import manifest
+from tests.short_recipe import run
 
 STEPS = {"teacher": 3, "sft": 3, "pwrm": 3, "odpo": 3, "offline-dpo": 3}
 FLAGS = {
@@ -26,12 +25,7 @@ def finished(tmp_path_factory):
     settings = {name: {"max_steps": steps} for name, steps in STEPS.items()}
     for name, flags in FLAGS.items():
         settings.setdefault(name, {}).update(flags)
-    given = [f"{name}.{flag}={value}" for name, flags in settings.items() for flag, value in flags.items()]
-    command = [sys.executable, "-m", "hf_cascade.cli", "run", str(assets.find("recipes/tiny/instruct.yaml"))]
-    command += ["--output_dir", str(folder), *(part for one in given for part in ("--set", one))]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return folder
+    return run("recipes/tiny/instruct.yaml", folder, settings)
 
 
 @pytest.mark.slow

@@ -1,13 +1,12 @@
 """The tiny reasoning recipe end to end with a few steps a stage: what every stage leaves, and that it fits the next."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_cascade import assets, manifest
+from hf_cascade import manifest
+from tests.short_recipe import run
 
 RUNS = {
     "reasoning-teacher": "sft",
@@ -38,21 +37,16 @@ def finished(tmp_path_factory):
     settings |= {name: {**settings[name], "max_barren_batches": 1000} for name in ("stem", "stem-long", "general")}
     for name, flags in FLAGS.items():
         settings.setdefault(name, {}).update(flags)
-    given = [f"{name}.{flag}={value}" for name, flags in settings.items() for flag, value in flags.items()]
-    command = [sys.executable, "-m", "hf_cascade.cli", "run", str(assets.find("recipes/tiny/reasoning.yaml"))]
-    command += ["--output_dir", str(folder), *(part for one in given for part in ("--set", one))]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return folder
+    return run("recipes/tiny/reasoning.yaml", folder, settings)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_stage_leaves_what_is_promised(finished):
-    for name, run in RUNS.items():
+    for name, word in RUNS.items():
         AutoModelForCausalLM.from_pretrained(finished / name)
         assert "[THINK]" in AutoTokenizer.from_pretrained(finished / name).chat_template
-        assert manifest.read(finished / name)["run"] == run
+        assert manifest.read(finished / name)["run"] == word
     data = json.loads((finished / "reasoning-sft" / "reasoning_data.json").read_text())
     assert set(data["filters"]) == {"format", "repetition", "language"}
     assert all(part["removed"] > 0 for part in data["filters"].values())

@@ -33,7 +33,6 @@ from hf_cascade.grpo.difficulty_samples import Drawn, Journal, ModelSource, Samp
 from hf_cascade.rewards.maths import maths_reward
 from hf_cascade.rewards.preference import PairwisePreference
 from hf_cascade.rewards.programs import ProgramReward, program_reward
-from hf_cascade.rewards.rubric import RubricReward
 from hf_cascade.rewards.running import SandboxUnavailable
 from hf_cascade.rewards.stem import StemReward
 from hf_cascade.rewards.verifiable import load_reward
@@ -122,15 +121,7 @@ class DifficultyFilter:
         name, reward = self.arguments.reward, self.reward
         if isinstance(reward, PairwisePreference):
             raise ValueError(f"reward {name!r} compares two responses: give one that judges each by itself")
-        if isinstance(reward, RubricReward) and reward.grader is None:
-            raise ValueError(
-                f"reward {name!r} has no judge here: give a reward that compares with an answer or runs tests, or, as "
-                "file.py:name, a RubricReward of yours with its grader"
-            )
-        needed = check_reward(name, reward, self.rows)
-        if hasattr(reward, "check_columns"):
-            reward.check_columns([*self.rows[0]])
-        return needed
+        return check_reward(name, reward, self.rows)
 
     def _check_sandbox(self) -> None:
         """Refuse to begin where no program can be run."""

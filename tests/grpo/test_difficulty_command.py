@@ -274,7 +274,7 @@ def test_a_template_may_open_the_thinking(text):
         (["--model", PARENT, "--prompts", "images.jsonl"], "the prompts have images"),
         (["--model", PARENT, "--reward", "exact_mach"], "reward 'exact_mach'"),
         (["--model", PARENT, "--reward", "exact_match"], "needs the columns answer"),
-        (["--model", PARENT, "--reward", "rubric_reward"], "has no judge here"),
+        (["--model", PARENT, "--reward", "rubric_reward"], "has no judge: trainers/grpo.py takes one"),
         (["--model", PARENT, "--reward", "program_reward", "--prompts", "code.jsonl"], "no sandbox today"),
         (["--model", PARENT, "--reward", "stem_reward"], "stem_reward needs a column"),
         (["--model", PARENT, "--samples_per_prompt", "0"], "samples_per_prompt=0"),
