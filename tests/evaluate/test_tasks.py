@@ -9,7 +9,7 @@ import torch
 
 from hf_cascade import assets
 from hf_cascade.evaluate import rows
-from hf_cascade.evaluate.conformance import Knowing, Uniform
+from hf_cascade.evaluate.conformance.knowing import Knowing, Uniform
 from hf_cascade.evaluate.harness import open_tasks, run_tasks, score
 
 from .conftest import tiny_model
