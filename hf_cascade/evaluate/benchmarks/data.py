@@ -1,8 +1,8 @@
 """Rows of a benchmark: from the Hub at a pinned revision, or from a folder with the same schema (ours).
 
 `HFC_EVAL_DATA` names a folder that holds a folder for each dataset: `<HFC_EVAL_DATA>/<org>/<name>`, made by
-`hf download --repo-type dataset <org>/<name> --local-dir ...`, or by hand as `[<config>/]<split>.jsonl` (also `.parquet`,
-`.json`, `.csv`, and `.gz`). Where it is set, nothing is asked of the Hub.
+`hf download --repo-type dataset <org>/<name> --local-dir ...`, or by hand as `[<config>/]<split>.jsonl` (also
+`.parquet`, `.json`, `.csv`, and `.gz`). Where it is set, nothing is asked of the Hub.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def read(repo: str, split: str, config: str | None = None):
 
 def load(repo: str, split: str, config: str | None = None, **metadata) -> dict:
     """
-    `custom_dataset: !function hf_cascade.evaluate.benchmarks.data.load` for a task that needs nothing but its test rows.
+    `custom_dataset: !function hf_cascade.evaluate.benchmarks.data.load`: for a task that needs its test rows alone.
 
     Args:
         repo (`str`), split (`str`), config (`str`, *optional*): see [`read`].
