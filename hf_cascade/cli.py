@@ -21,7 +21,8 @@ WORDS = {
     "serve_teacher": "serve a teacher's hidden states to students elsewhere (trainers/serve_teacher.py)",
     "cache_teacher": "write a teacher's most likely tokens to disk (trainers/cache_teacher.py)",
     "lengths": "how long the documents of a stage's text are, before it is trained on",
-    "evaluate": "measure models: perplexity, divergence, lm-eval tasks; table and plots",
+    "evaluate": "measure models: perplexity, divergence, benchmarks beside the paper's; table and plots",
+    "contamination": "which benchmark rows stand in the text that a model was trained on",
 }
 
 
@@ -109,9 +110,17 @@ def _call(word: str, arguments) -> int:
 
         return lengths(arguments)
     if word == "evaluate":
+        from hf_cascade.evaluate.conformance import command as conformance
+
+        if conformance.FLAG in arguments:
+            return conformance.main(arguments)
         from hf_cascade.evaluate.command import main as evaluate
 
         return evaluate(arguments)
+    if word == "contamination":
+        from hf_cascade.evaluate.contamination.command import main as contamination
+
+        return contamination(arguments)
     if word == "difficulty":
         from hf_cascade.grpo.difficulty_command import main as difficulty
 

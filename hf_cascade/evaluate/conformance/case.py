@@ -27,7 +27,8 @@ class Case:
         thinking (`bool`): whether the task must take the same responses after a thinking block, and none inside an
             unfinished one. All tasks that may be asked of chat models.
         metric (`str`): the metric that must be `oracle` for right and `anti` for wrong responses.
-        oracle (`float`), anti (`float`): the best and the worst score.
+        oracle (`float`): the best score.
+        anti (`float`, *optional*): the worst score; `None` where there is no worst.
         chance (`float`, *optional*): score of a model that knows nothing; of tasks with options.
         needs (`tuple[str, ...]`): `"sandbox"`, `"judge"`.
         judge (`Callable[[dict], str]`, *optional*): of judged tasks: what a perfect judge answers to the body of a chat
@@ -40,10 +41,11 @@ class Case:
     thinking: bool = True
     metric: str = "acc"
     oracle: float = 1.0
-    anti: float = 0.0
+    anti: float | None = 0.0
     chance: float | None = None
     needs: tuple[str, ...] = field(default=())
     judge: Callable[[dict], str] | None = None
+    real: str | None = None
 
     def __post_init__(self):
         if (self.gold is None) == (self.right is None):

@@ -1,0 +1,64 @@
+"""A judge that knows the answer, behind a real HTTP server: judged tasks are proved through their own requests."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+PREFIX = "HFC_JUDGE_"  # of the variables that say which judge a task asks
+
+
+@contextmanager
+def serve(answer: Callable[[dict], str]) -> Iterator[str]:
+    """
+    An OpenAI-compatible endpoint on a free local port, for as long as the context is open.
+
+    Args:
+        answer (`Callable[[dict], str]`): text for the body of a chat completion request.
+
+    Yields:
+        `str`: its base URL.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            message = {"role": "assistant", "content": answer(body)}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            data = json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments):
+            """Nothing: a line a request would bury the report."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables for as long as the context is open; any judge that was set before is set again after."""
+    before = {name: value for name, value in os.environ.items() if name in variables or name.startswith(PREFIX)}
+    for name in before:
+        del os.environ[name]
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)

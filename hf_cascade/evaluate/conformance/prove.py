@@ -1,0 +1,83 @@
+"""Conformance of many tasks on the rows that ship with hf-cascade, offline."""
+
+import hashlib
+import time
+from collections.abc import Callable
+
+from hf_cascade import assets
+from hf_cascade.evaluate.benchmarks.data import VARIABLE, MissingData
+from hf_cascade.evaluate.conformance.case import Case
+from hf_cascade.evaluate.conformance.cases import all_cases
+from hf_cascade.evaluate.conformance.check import Finding, Prover
+from hf_cascade.evaluate.conformance.judging import environment, serve
+from hf_cascade.evaluate.harness import open_tasks, quiet
+from hf_cascade.rewards.running import SandboxUnavailable
+
+ROWS, TASKS, PACKAGE = "evals/rows", "evals/tasks", "hf_cascade/evaluate/benchmarks"
+GREEN, RED, NOT_RUN = "green", "red", "not run"
+
+
+def prove(tasks: list[str] | None = None, report: Callable[[int, int, str], None] | None = None) -> dict[str, dict]:
+    """
+    Check tasks that hf-cascade ships.
+
+    Args:
+        tasks (`list[str]`, *optional*): their names; unset, all that have a case.
+        report (`Callable`, *optional*): called with tasks done, all tasks, and the next one's name.
+
+    Returns:
+        `dict`: task to `{"status", "reason", "checks", "failed", "seconds"}`: `status` is `"green"`, `"red"`, or `"not
+        run"` (a sandbox is needed, and this machine has none); `checks` is name to `[passed, all]`; `failed` lists what
+        was given and what came out.
+
+    Raises:
+        ValueError: a task has no case: it cannot be part of a suite.
+    """
+    cases = all_cases()
+    names = list(cases) if tasks is None else tasks
+    if unknown := [name for name in names if name not in cases]:
+        raise ValueError(f"{', '.join(unknown)}: nothing proves their scorers; what is proved: {', '.join(cases)}")
+    manager = open_tasks(names, TASKS)
+    proved = {}
+    for done, name in enumerate(names):
+        if report is not None:
+            report(done, len(names), name)
+        started = time.monotonic()
+        proved[name] = {**_prove(name, cases[name], manager), "seconds": time.monotonic() - started}
+    return proved
+
+
+def scorers_sha256() -> str:
+    """Hash of what conformance depends on: scorers, tasks, and shipped rows. Another hash, another proof."""
+    digest = hashlib.sha256()
+    package = assets.root() / PACKAGE
+    package = package if package.is_dir() else assets.root().parent / "evaluate" / "benchmarks"  # in a wheel
+    for folder in (package, *(assets.find(name) for name in (TASKS, ROWS))):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_green(proved: dict[str, dict]) -> bool:
+    """Whether every task was checked, and every check passed."""
+    return bool(proved) and all(task["status"] == GREEN for task in proved.values())
+
+
+def _prove(name: str, case: Case, manager) -> dict:
+    with quiet(), serve(case.judge or (lambda body: "")) as url:
+        judge = {"HFC_JUDGE_URL": url, "HFC_JUDGE_MODEL": "knows-the-answers"} if case.judge else {}
+        with environment(**{VARIABLE: str(assets.find(ROWS))}, **judge):
+            try:
+                findings = Prover(name, case, manager).findings()
+            except (MissingData, SandboxUnavailable) as error:
+                return {"status": NOT_RUN, "reason": str(error), "checks": {}, "failed": []}
+    return _summary(findings)
+
+
+def _summary(findings: list[Finding]) -> dict:
+    checks: dict[str, list[int]] = {}
+    for finding in findings:
+        passed, total = checks.setdefault(finding.check, [0, 0])
+        checks[finding.check] = [passed + finding.passed, total + 1]
+    failed = [f"{finding.check}: {finding.detail}" for finding in findings if not finding.passed]
+    return {"status": RED if failed else GREEN, "reason": None, "checks": checks, "failed": failed}

@@ -1,0 +1,91 @@
+"""The training text of a model, by the manifests of its lineage, or named one by one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trl import DatasetMixtureConfig
+from trl.scripts.utils import DatasetConfig
+
+from hf_cascade import manifest
+from hf_cascade.data.documents import load_mixture
+from hf_cascade.evaluate.contamination.overlap import texts_of
+
+# Inputs of a stage whose own text went into its weights; a teacher's did not pass through here.
+ANCESTORS = ("model", "model_name_or_path", "prompts_from")
+FILES = ("calibration", "prompts")  # flags that name a file or dataset of text
+BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text", ".md": "text"}
+
+
+def of_model(folder: str) -> tuple[dict[str, dict], list[str]]:
+    """
+    All text that the stages of a model read.
+
+    Args:
+        folder (`str`): a stage's folder.
+
+    Returns:
+        `tuple`: name of a source to its settings as in a `datasets:` block; and the inputs whose own text is not known
+        here: Hub ids, foreign folders, and ancestors that were moved or deleted.
+
+    Raises:
+        FileNotFoundError: the folder has no cascade.json.
+    """
+    sources: dict[str, dict] = {}
+    unknown: list[str] = []
+    left, seen = [folder], set()
+    manifest.read(folder)
+    while left:
+        place = left.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        if not manifest.is_finished(place):
+            unknown.append(place)
+            continue
+        record = manifest.read(place)
+        for part in record["config"].get("datasets") or []:
+            part = dict(part)
+            part.pop("columns", None)  # every text counts
+            sources.setdefault(_label(part), part)
+        for flag in FILES:
+            if name := record["config"].get(flag):
+                sources.setdefault(name, of_file(name, record["config"].get(f"{flag}_split", "train")))
+        for flag in ANCESTORS:
+            named = record["inputs"].get(flag) or []
+            left += [named] if isinstance(named, str) else named
+    return sources, unknown
+
+
+def of_file(name: str, split: str = "train") -> dict:
+    """
+    Settings, as of a `datasets:` block, of a file or a dataset's Hub id.
+
+    Raises:
+        ValueError: a file of an unknown kind.
+    """
+    path = Path(name.removesuffix(".gz"))
+    if path.suffix in BUILDERS:
+        return {"path": BUILDERS[path.suffix], "data_files": name, "split": split}
+    if Path(name).is_file():
+        raise ValueError(f"train={name}: text files may end in {', '.join(BUILDERS)}, each also with .gz")
+    return {"path": name, "split": split}
+
+
+def read(source: dict) -> Iterator[str]:
+    """
+    The documents of a source: all texts of a row, in one.
+
+    Args:
+        source (`dict`): settings of one entry of a `datasets:` block.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read.
+    """
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig(**source)], streaming=True)
+    for row in load_mixture(mixture):
+        yield "\n".join(texts_of(row))
+
+
+def _label(part: dict) -> str:
+    name = part.get("data_files") or part["path"]
+    return ", ".join(filter(None, (str(name), part.get("name"), part.get("split"))))
