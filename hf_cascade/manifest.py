@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -121,6 +122,30 @@ def describe(folder: str | Path, num_parameters: int) -> dict:
         # Mistral3's top level decides, whatever its text_config says (paper section 1)
         "tie_word_embeddings": config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
     }
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """
+    Hash of a model's weights and config: over the SHA-256 of `config.json` and of each `*.safetensors`, in the order
+    of their names, read by as many threads as there are files, up to 8 (ours).
+
+    Raises:
+        FileNotFoundError: the folder has no safetensors.
+    """
+    folder = Path(folder)
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors") if folder.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors: give the folder of a model")
+    files += [path for path in (folder / "config.json",) if path.is_file()]
+    with ThreadPoolExecutor(min(8, len(files))) as pool:
+        hashes = list(pool.map(_file_sha256, files))
+    lines = sorted(f"{path.name} {found}\n" for path, found in zip(files, hashes, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def config_sha256(run: str, config: dict, inputs: dict[str, str | list[str]]) -> str:

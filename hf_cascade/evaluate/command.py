@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -26,10 +27,17 @@ from hf_cascade.evaluate.family import (
 )
 from hf_cascade.evaluate.heldout import Scorer, Windows, make_windows, measure
 from hf_cascade.evaluate.preference import COMPLETIONS, Preference, completions_text
+from hf_cascade.evaluate.suite import kept
+from hf_cascade.evaluate.suite import plot as suite_plot
+from hf_cascade.evaluate.suite import report as suite_report
+from hf_cascade.evaluate.suite.command_part import SAMPLES, Suites, nothing_ran, samples_folder
 from hf_cascade.loading import check_same_tokenizer, load_config, load_model, load_tokenizer
 
-RESULTS, REPORT, EVALS = "results.json", "report.md", "evals.json"
+RESULTS, REPORT = "results.json", "report.md"
+NOTHING_RAN = 2  # exit status: as for bad input
 PRUNE_REPORT = "prune_report.json"  # what pruning leaves in its folder
+_DIMENSIONS = ("num_parameters", "bytes", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+_DIMENSIONS += ("max_position_embeddings", "tie_word_embeddings")
 _INPUTS = ("model", "teacher", "reward_model", "baseline")
 
 
@@ -49,19 +57,27 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     evaluation = Evaluation(arguments)
     results = evaluation.run()
+    if int(os.environ.get("RANK", 0)) > 0:  # accelerate launch: the first process writes
+        return 0
     folder = Path(arguments.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     if evaluation.completions:
         _write(folder / COMPLETIONS, completions_text(evaluation.completions))
     drawn = plots.family(results, folder) + preference_plot.preference(results, folder)
-    drawn += verbosity_plot.verbosity(results, folder)
+    drawn += verbosity_plot.verbosity(results, folder) + suite_plot.suites(results, folder)
     for member in evaluation.members:
-        _write_evals(member, results)
+        _write_evals(member, results, folder)
         if (Path(member.source) / PRUNE_REPORT).is_file():
             pruned = json.loads((Path(member.source) / PRUNE_REPORT).read_text(encoding="utf-8"))
             drawn += pruning_plots.pruning(pruned, member.name, folder)
-    _write(folder / REPORT, tables.report(results, [path.name for path in drawn]))
+    names = [path.name for path in drawn]
+    sections, notes = suite_report.sections(results), suite_report.notes(results)
+    _write(folder / REPORT, tables.report(results, names, sections, notes))
+    if nothing_ran(results):  # the folder is not finished: no cascade.json
+        print(suite_report.summary_text(results))
+        print(f"hf-cascade evaluate: no benchmark was run; {folder / REPORT} says why", file=sys.stderr)
+        return NOTHING_RAN
     manifest.write(
         folder,
         stage=folder.name,
@@ -70,7 +86,7 @@ def main(argv: list[str]) -> int:
         inputs={name: getattr(arguments, name) for name in _INPUTS if getattr(arguments, name)},
         metrics={"seconds": time.monotonic() - started},
     )
-    print(tables.summary_text(results))
+    print("\n\n".join(filter(None, (tables.summary_text(results), suite_report.summary_text(results)))))
     print(f"{folder / REPORT}: {len(results['models'])} models measured")
     return 0
 
@@ -99,8 +115,9 @@ class Evaluation:
         self.members = read_members([*teacher, *sources])
         self.teacher = self.members[0] if teacher else None
         self.lengths = [length for length in (arguments.max_length, arguments.long_max_length) if length]
-        self.tokenizers = {member.name: load_tokenizer(member.source) for member in self.members}
-        configs = {member.name: load_config(member.source).get_text_config() for member in self.members}
+        here = self.members if arguments.backend == "hf" else []  # other back ends read them themselves
+        self.tokenizers = {member.name: load_tokenizer(member.source) for member in here}
+        configs = {member.name: load_config(member.source).get_text_config() for member in here}
         self.positions = {name: config.max_position_embeddings for name, config in configs.items()}
         for member in self.members:
             if arguments.dataset and self.positions[member.name] < arguments.max_length:
@@ -108,9 +125,10 @@ class Evaluation:
                     f"max_length={arguments.max_length}: {member.name} has {self.positions[member.name]} positions; "
                     "give that or less"
                 )
-            if self.teacher:
+            if self.teacher and arguments.dataset:
                 names = (member.name, self.teacher.name)
                 check_same_tokenizer(self.tokenizers[member.name], self.tokenizers[self.teacher.name], names)
+        self.suites = Suites(arguments, self.members, self.teacher, self.tokenizers) if arguments.suite else None
         self.tasks = None
         if arguments.tasks:
             from hf_cascade.evaluate import harness  # lm-eval takes seconds to import
@@ -129,7 +147,7 @@ class Evaluation:
         self._windows: dict[tuple, Windows] = {}
         self._teacher_scorers: dict[int, Scorer] = {}
         self.brief = earlier_stages(self.members) if arguments.final_only else set()
-        full = len(self.lengths) * bool(self.texts) + bool(self.tasks)
+        full = len(self.lengths) * bool(self.texts) + bool(self.tasks) + bool(self.suites)
         self._parts_done = 0
         self._parts = sum(bool(self.texts) if member.name in self.brief else full for member in self.members)
         self._parts += (len(self.members) + 1) * bool(self.preference)
@@ -138,7 +156,7 @@ class Evaluation:
         """Measure every model; returns what results.json holds."""
         arguments = self.arguments
         models = [self._measure(member) for member in self.members]
-        if self.teacher:
+        if self.teacher and self.texts:
             for model in models:
                 model["retention"] = 100 * models[0]["heldout"]["perplexity"] / model["heldout"]["perplexity"]
         if self.preference:
@@ -158,6 +176,8 @@ class Evaluation:
         return {
             "schema": 1,
             "teacher": self.teacher and self.teacher.name,
+            "suites": self.suites.described() if self.suites else [],
+            "suite_parent": self.suites.compare(models) if self.suites else None,
             "heldout": heldout,
             "tasks": arguments.tasks,
             "limit": arguments.limit,
@@ -169,8 +189,12 @@ class Evaluation:
 
     def _measure(self, member: Member) -> dict:
         """Load one model and take all its figures."""
-        arguments, tokenizer = self.arguments, self.tokenizers[member.name]
-        model = self._load(member)
+        arguments, tokenizer = self.arguments, self.tokenizers.get(member.name)
+        brief = member.name in self.brief
+        lm = self.suites.open(member) if self.suites and not brief else None
+        model = None  # other back ends hold it themselves
+        if arguments.backend == "hf":
+            model = self._load(member) if lm is None else lm.model
         record = {
             "name": member.name,
             "source": _shown(member.source),
@@ -183,9 +207,10 @@ class Evaluation:
             "heldout": None,
             "long": None,
             "tasks": {},
+            "suites": {},
+            "weights_sha256": self.suites.weights(member) if lm is not None else None,
             "preference": None,
         }
-        brief = member.name in self.brief
         if self.texts:
             for length, key in zip(self.lengths[: 1 if brief else 2], ("heldout", "long"), strict=False):
                 record[key] = self._held_out(member, model, length)
@@ -196,6 +221,8 @@ class Evaluation:
             record["tasks"] = harness.run_tasks(
                 model, tokenizer, arguments.tasks, self.tasks, arguments.batch_size, arguments.limit, report
             )
+        if lm is not None:
+            record["suites"] = self.suites.run(member, lm, self._part(f"{member.name}: benchmarks"))
         if self.preference:  # last: it replaces the generation config
             self.preference.sample(member.name, model, tokenizer, self._part(f"{member.name}: answers"))
         return record
@@ -233,7 +260,7 @@ class Evaluation:
         """A function that reports the share done of the next part of the work."""
         done, self._parts_done = self._parts_done, self._parts_done + 1
 
-        def report(share: float) -> None:
+        def report(share: float, label: str = label) -> None:
             progress.report(round(100 * (done + share)), 100 * self._parts, label=label)
 
         report(0.0)
@@ -246,19 +273,22 @@ def _shown(source: str) -> str:
     return str(Path(source).relative_to(here)) if Path(source).is_relative_to(here) else source
 
 
-def _dimensions(member: Member, model: PreTrainedModel) -> dict:
-    """Parameters, bytes of the weights and sizes, as the manifest's `output` has them."""
+def _dimensions(member: Member, model: PreTrainedModel | None) -> dict:
+    """Parameters, bytes of the weights and sizes, as the manifest's `output` has them; `None` where unknown."""
     folder = member.source
-    if not Path(folder).is_dir():  # the Hub's snapshot, which loading has just fetched
-        folder = snapshot_download(folder, local_files_only=True)
-    return manifest.describe(folder, model.num_parameters())
+    if not Path(folder).is_dir():
+        if model is None:  # behind a server
+            return dict.fromkeys(_DIMENSIONS)
+        folder = snapshot_download(folder, local_files_only=True)  # which loading has just fetched
+    known = ((member.record or {}).get("output") or {}).get("num_parameters")
+    return manifest.describe(folder, known if model is None else model.num_parameters())
 
 
 def _check_output_dir(folder: Path) -> None:
     """An earlier report, finished or not, may be written over; nothing else."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     ours = (REPORT, RESULTS, COMPLETIONS, manifest.FILE)
-    foreign = [name for name in names if name not in ours and not name.endswith(".png")]
+    foreign = [name for name in names if name not in (*ours, SAMPLES) and not name.endswith(".png")]
     if folder.is_file() or foreign:
         what = "is a file" if folder.is_file() else f"holds {', '.join(foreign[:3])}"
         raise ValueError(f"output_dir={folder} {what}: name a folder that is new or empty")
@@ -271,15 +301,26 @@ def _settings(arguments: EvaluateArguments) -> dict:
     return {name: getattr(arguments, name) for name in defaults if getattr(arguments, name) != defaults[name]}
 
 
-def _write_evals(member: Member, results: dict) -> None:
-    """Put a model's figures in its own folder, when a stage made that folder; shipped models are left as they are."""
+def _write_evals(member: Member, results: dict, output_dir: Path) -> None:
+    """
+    Put a model's figures in its own folder, when a stage made that folder; shipped models are left as they are. Figures
+    of suites on other models are put beside their responses, where `--parent` can find them.
+    """
     folder = Path(member.source)
+    (figures,) = (model for model in results["models"] if model["name"] == member.name)
     shipped = (assets.root() / "recipes").resolve() in folder.parents
     if member.record is None or shipped or not os.access(folder, os.W_OK):
-        return
-    (figures,) = (model for model in results["models"] if model["name"] == member.name)
+        if not figures["suites"]:
+            return
+        folder = samples_folder(output_dir, member.name)
+        folder.mkdir(parents=True, exist_ok=True)
     shared = {name: results[name] for name in ("schema", "teacher", "heldout", "limit", "comparison")}
-    _write(folder / EVALS, json.dumps({**shared, **figures}, indent=1, ensure_ascii=False) + "\n")
+    if figures["weights_sha256"] is None and (kept.read(folder) or {}).get("weights_sha256"):
+        figures = {**figures, "weights_sha256": manifest.weights_sha256(folder)}  # are its benchmarks still true?
+    merged, lines = kept.merge({**shared, **figures}, folder)
+    for line in lines:
+        print(line)
+    _write(folder / kept.EVALS, json.dumps(merged, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

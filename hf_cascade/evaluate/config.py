@@ -1,7 +1,9 @@
-"""What `hf-cascade evaluate` measures: models on held-out text, on lm-eval tasks, and by their own responses."""
+"""What `hf-cascade evaluate` measures: models on held-out text, benchmarks, lm-eval tasks, and their own responses."""
 
 import math
 from dataclasses import dataclass, field
+
+from hf_cascade.evaluate.suite.config import SuiteArguments
 
 
 @dataclass
@@ -59,17 +61,17 @@ class AnswerArguments:
 
 
 @dataclass(kw_only=True)
-class EvaluateArguments(AnswerArguments):
+class EvaluateArguments(AnswerArguments, SuiteArguments):
     """
     All parameters of `hf-cascade evaluate`.
 
     Args:
         model (`list[str]`): models to measure, folders or Hub ids. Give all stages of a child to see each one's part.
         output_dir (`str`): folder for results.json, report.md and the plots; new or empty.
-        teacher (`str`, *optional*): model to compare with, the family's parent. Unset, neither divergence nor retention
-            is measured.
+        teacher (`str`, *optional*): model to compare with, the family's parent, which is measured too. Unset, there is
+            no divergence.
         dataset (`str`, *optional*): held-out text: a `.jsonl`, `.json`, `.txt` or `.parquet` file (also `.gz`), or a
-            dataset's Hub id. Only tasks are run without it.
+            dataset's Hub id. Only suites and tasks are run without it.
         dataset_split (`str`, *optional*, defaults to `"train"`): split of a dataset from the Hub.
         dataset_text_field (`str`, *optional*, defaults to `"text"`): the text column; each row is one document.
         max_length (`int`, *optional*, defaults to `1024`): tokens of a window of held-out text. Ours: paper silent.
@@ -78,10 +80,10 @@ class EvaluateArguments(AnswerArguments):
         batch_size (`int`, *optional*, defaults to `16`): windows at once, and lm-eval's batch size.
         tasks (`list[str]`, *optional*): names of lm-eval tasks or groups in `tasks_path`.
         tasks_path (`str`, *optional*, defaults to `"evals/tasks/tiny"`): folder of task YAMLs.
-        final_only (`bool`, *optional*, defaults to `False`): the long window and the tasks, which take most of the
+        final_only (`bool`, *optional*, defaults to `False`): the long window, tasks and suites, which take most of the
             time, are left out for models that are an earlier stage of another one.
-        limit (`int`, *optional*): rows of each task, and prompts. For trying things out: such scores are not
-            comparable.
+        limit (`int`, *optional*): rows of each task, a suite's too, and prompts. For trying things out: such scores are
+            not comparable.
         dtype (`str`, *optional*, defaults to `"auto"`): type of the weights while measuring; `auto` is the
             checkpoint's on an accelerator and float32 on a CPU.
     """
@@ -100,7 +102,7 @@ class EvaluateArguments(AnswerArguments):
     tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks or groups in tasks_path."})
     tasks_path: str = field(default="evals/tasks/tiny", metadata={"help": "Folder of lm-eval task YAMLs."})
     final_only: bool = field(
-        default=False, metadata={"help": "No long window and no tasks for earlier stages of another model."}
+        default=False, metadata={"help": "No long window, tasks and suites for earlier stages of another model."}
     )
     limit: int | None = field(default=None, metadata={"help": "Rows of each task, and prompts: for trying out."})
     dtype: str = field(
@@ -109,13 +111,18 @@ class EvaluateArguments(AnswerArguments):
     )
 
     def __post_init__(self):
-        if self.dataset is None and self.prompts is None and not self.tasks:
+        if self.dataset is None and self.prompts is None and not self.tasks and not self.suite:
             raise ValueError(
-                "nothing to measure: give --dataset (held-out text), --tasks (lm-eval), --prompts (win-rate), or more"
+                "nothing to measure: give --suite (benchmarks), --dataset (held-out text), --tasks (lm-eval), "
+                "--prompts (win-rate), or more"
             )
         self._check_preference()
-        if self.dataset is None and self.teacher is not None:
-            raise ValueError(f"teacher={self.teacher}: divergence is measured on held-out text: give --dataset too")
+        self._check_suite()
+        if self.dataset is None and self.teacher is not None and not self.suite:
+            raise ValueError(
+                f"teacher={self.teacher}: divergence is measured on held-out text, retention in suites: give --dataset "
+                "or --suite too"
+            )
         for name in ("max_length", "batch_size", "samples_per_prompt", "max_completion_length", "loop_min_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
@@ -125,7 +132,7 @@ class EvaluateArguments(AnswerArguments):
             )
         if self.limit is not None and self.limit < 2:
             raise ValueError(f"limit={self.limit}: a standard error needs at least 2 rows")
-        for name in ("model", "tasks", "reward"):
+        for name in ("model", "tasks", "reward", "suite"):
             values = getattr(self, name)
             repeated = sorted({value for value in values if values.count(value) > 1})
             if repeated:

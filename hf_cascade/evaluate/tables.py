@@ -80,6 +80,7 @@ def shapes(results: dict) -> tuple[list[str], list[list[str]]]:
     rows = [
         [model["name"], *(f"{model[key]:,}" for key in keys), "tied" if model["tie_word_embeddings"] else "separate"]
         for model in headline_models(results)
+        if model["num_hidden_layers"]  # unknown of a model behind a server
     ]
     return header, rows
 
@@ -130,8 +131,8 @@ def verbosity(results: dict) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def report(results: dict, plots: list[str]) -> str:
-    """report.md; `plots` are the names of the pictures beside it."""
+def report(results: dict, plots: list[str], suites: list[str] = (), suite_notes: str = "") -> str:
+    """report.md; `plots` are the names of the pictures beside it, `suites` the suites' sections."""
     parts = [f"# {len(results['models'])} models, measured\n"]
     heldout = results["heldout"]
     if heldout:
@@ -141,7 +142,7 @@ def report(results: dict, plots: list[str]) -> str:
             + teacher * bool(results["teacher"])
             + "\n"
         )
-    parts.append(markdown(*summary(results)))
+    parts += [markdown(*summary(results)), *suites]
     if heldout and results["children"]:
         parts.append("## Stage by stage\n\n" + markdown(*stages(results)))
     if task_names(results):
@@ -155,7 +156,8 @@ def report(results: dict, plots: list[str]) -> str:
             f"All answers are in completions.jsonl.\n\n{markdown(*answers(results))}"
         )
         parts.append("## Verbosity\n\n" + markdown(*verbosity(results)))
-    parts.append("## Shapes\n\n" + markdown(*shapes(results)))
+    if shapes(results)[1]:
+        parts.append("## Shapes\n\n" + markdown(*shapes(results)))
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in plots]
     costs = any(model["child_seconds"] is not None for model in results["models"])
     notes = NOTES.format(max_length=heldout["max_length"]) if heldout else COST_NOTES * costs
@@ -164,6 +166,7 @@ def report(results: dict, plots: list[str]) -> str:
         names |= {"length": told["max_completion_length"], "temperature": told["sampling_temperature"]}
         names |= {"top_p": told["top_p"], "right": RIGHT}
         notes += ANSWER_NOTES.format(**names)
+    notes += suite_notes
     if notes:
         parts.append("## What the columns mean\n\n" + notes)
     return "\n".join(parts)
@@ -171,10 +174,11 @@ def report(results: dict, plots: list[str]) -> str:
 
 def summary_text(results: dict) -> str:
     """The first table, and that of the answers, for a terminal."""
-    return "\n\n".join(_text(*table(results)) for table in (summary, *[answers] * bool(results["comparison"])))
+    return "\n\n".join(text(*table(results)) for table in (summary, *[answers] * bool(results["comparison"])))
 
 
-def _text(header: list[str], rows: list[list[str]]) -> str:
+def text(header: list[str], rows: list[list[str]]) -> str:
+    """A table for a terminal: first column to the left, the others to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = []
     for row in [header, *rows]:

@@ -95,7 +95,9 @@ class ChatEndpoint:
         self._headers()
         self.cache = None if cache is None else AnswerCache(cache)
 
-    def ask(self, bodies: list[dict], read: Callable[[dict], T]) -> list[T | None]:
+    def ask(
+        self, bodies: list[dict], read: Callable[[dict], T], reasons: dict[int, str] | None = None
+    ) -> list[T | None]:
         """
         What `read` makes of the answer to each body; `None` where none came, or none that it can use.
 
@@ -103,6 +105,7 @@ class ChatEndpoint:
             bodies (`list[dict]`): of chat completion requests; `model` is added.
             read (`Callable`): takes the JSON of an answer (see [`choices_of`]); raises [`UnusableAnswer`] for one that
                 does not say what was asked. Called by several threads at once.
+            reasons (`dict[int, str]`, *optional*): gets, by the place of a body, why there is no answer to it.
 
         Raises:
             RequestBudgetError: `max_requests` are used up. What was answered until then is in the cache.
@@ -110,13 +113,13 @@ class ChatEndpoint:
         """
         if not bodies:
             return []
-        call = _Call(self, self._headers(), read)
+        call = _Call(self, self._headers(), read, {} if reasons is None else reasons)
         bodies = [{"model": self.model, **body} for body in bodies]
         keys = [key_of(self.url, body) for body in bodies] if self.cache else [None] * len(bodies)
         known = self.cache.read(keys) if self.cache else {}
         pool = ThreadPoolExecutor(min(self.concurrency, len(bodies)), thread_name_prefix="endpoint")
         try:
-            answers = list(pool.map(lambda body, key: call.answer(body, key, known.get(key)), bodies, keys))
+            answers = list(pool.map(call.answer, range(len(bodies)), bodies, keys, map(known.get, keys)))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         missing = sum(answer is None for answer in answers)
@@ -153,13 +156,13 @@ class ChatEndpoint:
 class _Call:
     """The requests of one `ask`, and what they share."""
 
-    def __init__(self, endpoint: ChatEndpoint, headers: dict[str, str], read: Callable):
-        self.endpoint, self.headers, self.read = endpoint, headers, read
+    def __init__(self, endpoint: ChatEndpoint, headers: dict[str, str], read: Callable, reasons: dict[int, str]):
+        self.endpoint, self.headers, self.read, self.reasons = endpoint, headers, read, reasons
         self.last_error, self.out_of_budget = "", False
         self._answered, self._failing = -float("inf"), -float("inf")  # when: the last answer; see `_hopeless`
         self._open = urllib.request.build_opener(_NoRedirect).open
 
-    def answer(self, body: dict, key: str | None, known: dict | None):
+    def answer(self, place: int, body: dict, key: str | None, known: dict | None):
         """What `read` makes of the answer to one body, `None` if none came that it can use."""
         try:
             if known is not None:
@@ -167,10 +170,10 @@ class _Call:
             answer = self._ask(json.dumps(body).encode())
             found = self.read(answer)
         except _Failed as failed:
-            self.last_error = str(failed)
+            self.last_error = self.reasons[place] = str(failed)
             return None
         except UnusableAnswer as error:
-            self.last_error = self._hidden(str(error))
+            self.last_error = self.reasons[place] = self._hidden(str(error))
             return None
         if key is not None:
             self.endpoint.cache.write(key, answer)

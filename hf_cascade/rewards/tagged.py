@@ -3,8 +3,9 @@
 import hashlib
 import re
 
-# what could end our tags, or a turn in the judge's chat template: <tag>, </tag>, <|token|>, [TOKEN], [/TOKEN]
-_MARKUP = re.compile(r"<(?=\s*/?\s*\w+[^<>]*>|\s*[|｜])|\[(?=/?[A-Z_]+\])")
+# what could end our tags, or a turn in the judge's chat template: <tag>, </tag>, <|token|>, [TOKEN], [/TOKEN];
+# possessive, since a text of one "<" and much else would take quadratic time
+_MARKUP = re.compile(r"<(?=\s*+/?\s*+\w[^<>]*+>|\s*+[|｜])|\[(?=/?[A-Z_]++\])")
 
 
 def marked(texts: dict[str, str]) -> dict[str, str]:

@@ -1,30 +1,33 @@
 """Rows of a benchmark: from the Hub at a pinned revision, or from a folder with the same schema (ours).
 
 `HFC_EVAL_DATA` names a folder that holds a folder for each dataset: `<HFC_EVAL_DATA>/<org>/<name>`, made by
-`hf download --repo-type dataset <org>/<name> --local-dir ...`, or by hand as `[<config>/]<split>.jsonl` (also
-`.parquet`, `.json`, `.csv`, and `.gz`). Where it is set, nothing is asked of the Hub.
+`hf download --repo-type dataset <org>/<name> --local-dir ...`, or by hand as `[<config>/]<split>.jsonl` (layouts:
+[`dataset_folder`]). Where it is set, nothing is asked of the Hub.
 """
 
 import hashlib
 import json
 import os
+import re
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import yaml
 
 from hf_cascade import assets
+from hf_cascade.evaluate.benchmarks import dataset_folder
+from hf_cascade.evaluate.benchmarks.dataset_folder import MissingData
+
+__all__ = ["MissingData", "load", "need", "pinned", "read", "rows_sha256", "used"]
 
 VARIABLE = "HFC_EVAL_DATA"
 DATASETS = "evals/datasets.yaml"
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".json", ".json.gz", ".csv", ".csv.gz")
-LOADERS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv"}
-used: dict[
-    str, dict
-] = {}  # "org/name/config/split" -> {"revision", "rows", "sha256", "path"} of every split that was read
-
-
-class MissingData(FileNotFoundError):
-    """A benchmark's rows are not here: its task is "not run", never 0. The message says what to do."""
+PROBE_SECONDS = 10.0  # for the Hub to answer; `datasets` itself would try for half a minute, for every dataset
+# "org/name/config/split" -> {"revision", "path", "rows", "full_rows", "sha256"} of every split that was read
+used: dict[str, dict] = {}
 
 
 def read(repo: str, split: str, config: str | None = None):
@@ -37,34 +40,25 @@ def read(repo: str, split: str, config: str | None = None):
         config (`str`, *optional*): as the Hub calls it.
 
     Returns:
-        `datasets.Dataset`; its revision and a hash of its rows are in [`used`].
+        `datasets.Dataset`, with at least one row. [`used`] then has its `revision` (the commit that was read; `None`
+        where it cannot be known), `path`, `rows`, `full_rows` (of the whole split; `None` where `evals/datasets.yaml`
+        does not say) and `sha256` (of the rows, equal whatever the files' format).
 
     Raises:
         MissingData: the folder has no such rows, or the Hub does not give them.
+        ValueError: a file is there and cannot be read.
     """
-    from datasets import load_dataset
-
-    revision, path = pinned(repo), None
-    if folder := os.environ.get(VARIABLE):
-        path = _file(Path(folder) / repo, split, config)
-        revision = None
-    try:
-        if path is None:
-            rows = load_dataset(repo, config, split=split, revision=revision)
-        elif path.is_dir():
-            rows = load_dataset(str(path), config, split=split)
-        else:
-            kind = LOADERS[path.name.removesuffix(".gz").rsplit(".", 1)[1]]
-            rows = load_dataset(kind, data_files={split: str(path)}, split=split)
-    except (OSError, ValueError, ConnectionError) as error:
-        raise MissingData(
-            f"{repo} ({config or 'default'}, {split}): {error}; set {VARIABLE} to a folder with its rows, or log in to "
-            "the Hub with access to it"
-        ) from error
-    used["/".join(filter(None, (repo, config, split)))] = {
+    name = "/".join(filter(None, (repo, config, split)))
+    entry = described(repo)
+    rows, revision, path = (_local if os.environ.get(VARIABLE) else _hub)(repo, split, config, entry)
+    if not len(rows):
+        raise MissingData(f"{name}: {path or 'the Hub'} has no rows")
+    full = entry.get("splits") or {}
+    used[name] = {
         "revision": revision,
-        "path": path and str(path),
+        "path": path,
         "rows": len(rows),
+        "full_rows": full.get(f"{config}/{split}", full.get(split)),
         "sha256": rows_sha256(rows),
     }
     return rows
@@ -84,18 +78,54 @@ def load(repo: str, split: str, config: str | None = None, **metadata) -> dict:
     return {"test": read(repo, split, config)}
 
 
+def need(rows, repo: str, columns) -> None:
+    """
+    Check that rows have the columns a task reads.
+
+    Args:
+        rows (`Dataset` or `list[dict]`): of [`read`].
+        repo (`str`): for the message; the dataset, with its config where it has several.
+        columns (`Iterable[str]`): all that the task reads.
+
+    Raises:
+        ValueError: names the missing columns and those that are there.
+    """
+    here = list(getattr(rows, "column_names", None) or (rows[0] if len(rows) else ()))
+    if missing := [column for column in columns if column not in here]:
+        raise ValueError(
+            f"{repo}: no column {', '.join(missing)}; the columns are {', '.join(here) or 'none'}. The rows must have "
+            f"the schema of {repo} on the Hub"
+        )
+
+
+def described(repo: str) -> dict:
+    """The entry of a dataset in `evals/datasets.yaml`; empty where there is none."""
+    return (yaml.safe_load(assets.find(DATASETS).read_text(encoding="utf-8")) or {}).get(repo) or {}
+
+
 def pinned(repo: str) -> str | None:
     """The commit of a dataset in `evals/datasets.yaml`; `None` where none is written down."""
-    entry = yaml.safe_load(assets.find(DATASETS).read_text(encoding="utf-8")).get(repo) or {}
-    return entry.get("revision")
+    return described(repo).get("revision")
 
 
 def rows_sha256(rows) -> str:
     """SHA-256 over all rows as sorted JSON, a line each; images and bytes count by their own hash."""
     digest = hashlib.sha256()
-    for row in rows:
+    images = [name for name, kind in getattr(rows, "features", {}).items() if type(kind).__name__ == "Image"]
+    for row in _undecoded(rows):
+        for name in images:
+            row[name] = row[name] and _hash(row[name]["bytes"] or row[name]["path"])
         digest.update((json.dumps(row, sort_keys=True, ensure_ascii=False, default=_hash) + "\n").encode())
     return digest.hexdigest()
+
+
+def _undecoded(rows):
+    """Rows as dictionaries; images stay bytes. Arrow batches, as one row at a time takes ten times as long."""
+    if isinstance(rows, list):
+        yield from rows
+    else:
+        for table in rows.with_format("arrow").iter(batch_size=1000):
+            yield from table.to_pylist()
 
 
 def _hash(value) -> str:
@@ -103,12 +133,67 @@ def _hash(value) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _file(folder: Path, split: str, config: str | None) -> Path:
-    """The file of a split, or the folder for `datasets` to read as it reads a dataset's repository."""
-    if not folder.is_dir():
-        raise MissingData(f"{VARIABLE}={os.environ[VARIABLE]} has no folder {folder}: put the dataset's files there")
-    for place in [folder / config] * bool(config) + [folder]:
-        for suffix in SUFFIXES:
-            if (place / f"{split}{suffix}").is_file():
-                return place / f"{split}{suffix}"
-    return folder
+def _local(repo: str, split: str, config: str | None, entry: dict):
+    """(rows, commit or `None`, path) from the folder that `HFC_EVAL_DATA` names."""
+    given = Path(os.environ[VARIABLE]).expanduser()
+    try:
+        folder = assets.find(given) / repo
+        files = dataset_folder.find(folder, split, config)
+    except FileNotFoundError as error:
+        raise MissingData(f"{repo}: {error} ({VARIABLE}={given})") from error
+    path = str(files[0]) if len(files) == 1 else os.path.commonpath(files)
+    return dataset_folder.load(files, entry.get("reader")), dataset_folder.commit(folder, files), path
+
+
+def _hub(repo: str, split: str, config: str | None, entry: dict):
+    """(rows, commit, `None`) from the Hub, or from the cache of `datasets` where the Hub cannot be reached."""
+    from datasets import config as settings
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    revision = entry.get("revision")
+    reached = not settings.HF_HUB_OFFLINE and _reaches_hub()
+    try:
+        with _offline(settings, not reached):
+            rows = load_dataset(repo, config, split=split, revision=revision, **(entry.get("reader") or {}))
+    except (OSError, ValueError, DatasetsError) as error:
+        why = f"{type(error).__name__}: {error}" if reached else "the Hub cannot be reached, and its cache has no copy"
+        raise MissingData(
+            f"{repo} ({config or 'default'}, {split}): {why}. Set {VARIABLE} to a folder with its rows, or log in to "
+            f"the Hub (`hf auth login`) with an account that has access to https://huggingface.co/datasets/{repo}"
+        ) from error
+    return rows, _commit(rows) or (revision if reached else None), None
+
+
+@cache
+def _reaches_hub() -> bool:
+    """Whether the Hub answers at all; asked once a process."""
+    from datasets import config as settings
+
+    try:
+        urlopen(Request(settings.HF_ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except HTTPError:
+        return True  # it answers, if not to this
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _offline(settings, wanted: bool):
+    """`HF_HUB_OFFLINE` for `datasets`, which reads the variable at import only."""
+    before = settings.HF_HUB_OFFLINE
+    settings.HF_HUB_OFFLINE = before or wanted
+    try:
+        yield
+    finally:
+        settings.HF_HUB_OFFLINE = before
+
+
+def _commit(rows) -> str | None:
+    """The commit in the path of the cached file: `datasets` keeps the Hub's rows in a folder named by it."""
+    for file in rows.cache_files:
+        for part in Path(file["filename"]).parts:
+            if re.fullmatch(r"[0-9a-f]{40}", part):
+                return part
+    return None

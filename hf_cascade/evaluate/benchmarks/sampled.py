@@ -4,14 +4,18 @@
 own default keeps the first. One run gives avg@k, the paper's figure in Table 5, pass@k and maj@k (paper section 6).
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter
 
+from hf_cascade.evaluate import metrics
 from hf_cascade.evaluate.benchmarks.answers import answer_of, is_unfinished
+
+_WATCHER: ContextVar[list | None] = ContextVar("watcher", default=None)
 
 
 class Verdict(NamedTuple):
@@ -69,34 +73,35 @@ def several(results: list, verdict: Callable[[str], Verdict]) -> dict:
     figures["within_problem"] = correct
     if not correct:
         return figures
-    averages = {"avg_at_k": sum(correct) / len(correct), "pass_at_k": max(correct), "maj_at_k": majority(found)}
+    passed = metrics.pass_at_k(len(correct), sum(verdict > metrics.RIGHT for verdict in correct), len(correct))
+    averages = {"avg_at_k": metrics.avg_at_k(correct), "pass_at_k": passed, "maj_at_k": majority(found)}
     return averages | figures
 
 
 def majority(verdicts: list[Verdict]) -> float:
-    """Whether the answer most often given is right: the mean over answers that are tied; 0 where none was parsed."""
-    votes: dict[str, list[float]] = {}
-    for correct, parsed in verdicts:
-        if parsed is not None and correct is not None:
-            votes.setdefault(parsed, []).append(correct)
-    most = max(map(len, votes.values()), default=0)
-    tied = [sum(correct) / len(correct) for correct in votes.values() if len(correct) == most]
-    return sum(tied) / len(tied) if tied else 0.0
+    """Whether the answer most often given is right, [`metrics.maj_at_k`] of all that have a verdict."""
+    judged = [one for one in verdicts if one.correct is not None]
+    return metrics.maj_at_k([one.parsed for one in judged], [one.correct for one in judged]) if judged else 0.0
 
 
 def within_problem(verdicts: list[list[float]]) -> float:
-    """
-    Standard error of avg@k from sampling alone, the problems being fixed: sqrt(mean p (1 - p) / (n k)), as a share.
+    """Aggregation of `within_problem`: [`metrics.within_problem_error`] over all problems."""
+    return metrics.within_problem_error(verdicts)
 
-    Args:
-        verdicts (`list[list[float]]`): for each of n problems the verdicts about its k responses.
-    """
-    variances = []
-    for correct in filter(None, verdicts):
-        p = sum(correct) / len(correct)
-        variances.append(p * (1 - p) / len(correct))
-    return math.sqrt(sum(variances)) / len(variances) if variances else math.nan
+
+@contextmanager
+def watched() -> Iterator[list[Verdict]]:
+    """All verdicts that are given meanwhile, in order: for whoever wants more than a task's figures."""
+    seen: list[Verdict] = []
+    token = _WATCHER.set(seen)
+    try:
+        yield seen
+    finally:
+        _WATCHER.reset(token)
 
 
 def _verdict(response: str, verdict: Callable[[str], Verdict]) -> Verdict:
-    return Verdict(0.0, None) if is_unfinished(response) else verdict(answer_of(response))
+    found = Verdict(0.0, None) if is_unfinished(response) else verdict(answer_of(response))
+    if (seen := _WATCHER.get()) is not None:
+        seen.append(found)
+    return found

@@ -1,0 +1,129 @@
+r"""The part of a response that states its answer: what is boxed, what follows "the answer is", or its last sentence.
+
+Where a benchmark's own evaluation asks a judge to find the answer, or reads numbers from all of a response, this is the
+rule here (ours). It looks for the answer's place alone; whether it is right is for the benchmark.
+"""
+
+import re
+
+from hf_cascade.rewards.matching import NUMERALS
+from hf_cascade.rewards.maths import LONGEST, boxed
+
+TAIL = 20_000  # characters that are read: an answer stands at the end; ours
+MARKER = re.compile(
+    r"(?:\b(?:answer|result|solution|résultat|réponse|Antwort|respuesta)\b|答案|答え)"
+    r"(?: (?:to|of|for|in|here)\b[^.:?!\n]{0,60}?)?[ \t*_]*"
+    r"(?:(?:(?:is|are|ist|est|es)(?=[\W_])|=|为|是|は)[ \t*_]*|[:：][ \t*_]*)+[ \t]*\n?",
+    re.I,
+)
+ABBREVIATED = r"(?<!\b[A-Z]\.)(?<!\b[MDS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.)(?<!\b[Ff]ig\.)(?<!\bNo\.)(?<!\bvs\.)"
+SENTENCE = re.compile(rf"(?<=[.!?。！？]){ABBREVIATED}[\"'”)*_]*\s+(?=[^\s\da-z])|\n+|(?<=[。！？])")
+INDICATORS = ("so ", "is ", "are ", "thus ", "therefore ", "final ", "result ", "=", "≈", "→", "\\approx")
+COURTESY = re.compile(
+    r"\b(?:hope th|let me know|feel free|anything else|happy to help|any (?:other |more )?questions)", re.I
+)
+NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?!\d)(?!,\d)")
+BEFORE = " \t$€£¥₹≈~("  # what may stand before a number that an answer begins with
+NEXT = re.compile(r"[^\w\s]{0,2}\s*(?:(?:or|to|and|oder|bis|ou|y|e)\b|[,;/–~-])\s*[^\w\s]{0,2}-?\.?\d", re.I)
+BETWEEN = re.compile(r"\d\W{0,3}\s(?:or|to|oder|bis|and)\s\W{0,3}\d|\d\s?[–~]\s?\d|\bbetween\b", re.I)
+DENIED = re.compile(r"(?:\b(?:not|no|never|nor|neither)|n't)\s[^\w]*$", re.I)  # before a number
+BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+ASIDE = re.compile(
+    r"\W*(?:in|on|at|from|after|before|by|since|with|during|for|using|if)\b", re.I
+)  # "In 2010 there are 5"
+ALTERNATIVES = re.compile(r"\b(?:or|either|neither|oder|ou)\b")
+DENIAL = r"(?:\b(?:not|no|nor|neither|never|cannot be)|n't)\s+(?:an?\s+|the\s+)?[^\w\s]{0,3}"
+NEAR = 4  # words before the number that an answer names first; ours
+ROUND = ' \t\r\n*_`#>"“”'  # marks around an answer
+
+
+def final_part(answer: str) -> str:
+    """
+    What an answer states at its end; "" where it states nothing.
+
+    The content of the last `\\boxed{}`; else what stands after the last "answer is" or "Answer:", to the end of its
+    sentence; else of the last sentence that is no courtesy the shortest part after "is", "so", "=" and the like; a last
+    sentence without these is the answer itself.
+    """
+    answer = answer[-TAIL:]
+    inside = boxed(answer)
+    if inside is not None:
+        return inside if len(inside) <= LONGEST else ""
+    markers = list(MARKER.finditer(answer))
+    if markers:
+        stated = _first_sentence(answer[markers[-1].end() :])
+        if stated:
+            return stated
+    sentences = [sentence.strip() for sentence in SENTENCE.split(answer)]
+    sentences = [sentence for sentence in sentences if sentence.strip(ROUND) and not COURTESY.search(sentence)]
+    return _shortest_tail(_bare(sentences[-1])) if sentences else ""
+
+
+def number_in(stated: str) -> str:
+    """
+    The one number that the stating part of a response gives: the one in bold, at its beginning, or else the last.
+
+    Args:
+        stated (`str`): of [`final_part`].
+
+    Returns:
+        `str`: "" where there is none, or where several are given for one (`3 or 4`, `3, 4, 5`).
+    """
+    stated = stated.replace("−", "-")
+    numbers = [found for found in NUMBER.finditer(stated) if not DENIED.search(stated[: found.start()][-20:])]
+    if not numbers:
+        named = {word for word in re.findall(r"[a-z]+", stated.casefold()) if word in NUMERALS}
+        return NUMERALS[named.pop()] if len(named) == 1 else ""
+    bold = [inside for inside in BOLD.findall(stated) if NUMBER.search(inside)]
+    if len(bold) == 1 and bold[0] != stated:
+        return number_in(bold[0])
+    first, lead = numbers[0], stated[: numbers[0].start()]
+    several = NEXT.match(stated, first.end())
+    if not lead.strip(BEFORE):
+        return "" if several else first[0]
+    if not several and len(lead.split()) <= NEAR and not ASIDE.match(lead):
+        return first[0]
+    if len({number[0] for number in numbers}) > 1 and BETWEEN.search(stated):
+        return ""
+    return numbers[-1][0]
+
+
+def plain(text: str) -> str:
+    """Text for comparison: without Markdown around it and a final full stop, case and spaces left out."""
+    return " ".join(_bare(text).casefold().split()).rstrip(".")
+
+
+def says(stated: str, words: str) -> bool:
+    """
+    Whether words are in the stating part of a response: whole, not denied, and not one of alternatives.
+
+    Args:
+        stated (`str`): of [`final_part`].
+        words (`str`): any text; case and spaces do not count.
+    """
+    text, words = (plain(one) for one in (stated, words))
+    if not words or text == words:
+        return bool(words)
+    signs = "./-" if words[0].isdigit() else ""  # 1/64 is not in -1/64
+    inside = rf"(?<![\w{signs}]){re.escape(words)}(?!\w)"
+    if not re.search(inside, text) or re.search(DENIAL + re.escape(words), text):
+        return False
+    return not ALTERNATIVES.search(re.sub(inside, " ", text))
+
+
+def _shortest_tail(sentence: str) -> str:
+    """The shortest part after one of the indicators."""
+    lowered = sentence.lower()
+    ends = [lowered.rfind(word) + len(word) for word in INDICATORS if word in lowered]
+    tails = [_bare(sentence[end:]) for end in ends]
+    return min((tail for tail in tails if tail.strip(".,:;!?'")), key=len, default=sentence)
+
+
+def _first_sentence(text: str) -> str:
+    return next((_bare(part) for part in SENTENCE.split(text.strip()) if part.strip(ROUND)), "")
+
+
+def _bare(text: str) -> str:
+    """Without Markdown around it, a colon before it, and a full stop after it."""
+    text = text.strip(ROUND).lstrip(":： ").strip(ROUND)
+    return text.removesuffix(".").rstrip(ROUND + "!。") if not text.endswith("..") else text

@@ -1,0 +1,324 @@
+"""Mathematics: MATH with two shots and in a chat, AIME 2024 and 2025, HMMT 2025 (paper section 6, Tables 2 to 5).
+
+A response's answer is its last `\\boxed{}`; where nothing is boxed, what it says its answer is. math-verify compares
+it, in a process (`rewards/maths.py`). A comparison that runs out of time, or that math-verify cannot make, is a wrong
+answer: to leave it out would count such rows only where they are right.
+"""
+
+import os
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from hf_cascade.evaluate.benchmarks import data
+from hf_cascade.evaluate.benchmarks.sampled import Verdict, once, several
+from hf_cascade.evaluate.conformance.case import Case
+from hf_cascade.rewards.maths import BRACES, DEEPEST, LONGEST, NUMBER, SPACES, MathsReward, boxed, depth
+
+# EleutherAI's copy is on the Hub; hendrycks/competition_math is not, and MATH-500 is a part of it.
+MATH = "EleutherAI/hendrycks_math"
+MATH_CONFIGS = ("algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory")
+MATH_CONFIGS += ("prealgebra", "precalculus")
+# The form of Minerva's shots (Lewkowycz et al., 2022, arXiv 2206.14858). "Our 2 shots" of the paper are not public:
+# these two problems are ours.
+SHOTS = (
+    (
+        "A rectangle has perimeter $34$, and its length is $3$ more than its width. What is its area?",
+        "Let the width be $w$, so that the length is $w + 3$. The perimeter is $2(w + w + 3) = 34$, so $2w + 3 = 17$ "
+        "and $w = 7$. The length is $7 + 3 = 10$, and the area is $7 \\cdot 10 = \\boxed{70}$.",
+        "70",
+    ),
+    (
+        "Two fair six-sided dice are rolled. What is the probability that the product of the two numbers is a multiple "
+        "of $5$? Express your answer as a common fraction.",
+        "The product is a multiple of $5$ exactly when at least one die shows a $5$. Neither does with probability "
+        "$\\left(\\frac{5}{6}\\right)^2 = \\frac{25}{36}$, so the probability is "
+        "$1 - \\frac{25}{36} = \\boxed{\\frac{11}{36}}$.",
+        "\\frac{11}{36}",
+    ),
+)
+# Words of the Qwen2.5-Math and DeepSeek-R1 model cards; ours: paper silent.
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+REWARD = MathsReward(seconds=10)  # twice the reward's limit: a wrong figure is worse than a slow one; ours
+BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*(?=\{)|\s*([^\s{}$\\]+))")
+BETWEEN = re.compile(r"[\s$]{0,8}(?:,|;|and|or|und|et)[\s$]{0,8}(?:and|or)?[\s$]{0,8}")
+FINAL = re.compile(r"final answer is:? {0,2}\$", re.IGNORECASE)
+STATEMENT = re.compile(
+    r"\banswers?[*_]{0,4}(?: to (?:this|the) (?:problem|question))? {0,3}(?:is|are|equals|should be|must be|=|:)"
+    r"(?![A-Za-z])",
+    re.IGNORECASE,
+)
+ENDS = re.compile(r"[.!?](?=\s|$)|\*\*|;|,? (?:since|because|which|where|when)\b")
+DELIMITERS = (("$$", r"\$\$"), ("$", r"(?<!\\)\$"), (r"\(", r"\\\)"), (r"\[", r"\\\]"))  # opening, regex of its end
+ADVERB = re.compile(r"(?:therefore|thus|then|simply|just|exactly|indeed|clearly|hence)[ ,:]+", re.IGNORECASE)
+LISTED = 64  # boxes of one answer; ours
+LIST = re.compile(r"\s*(?:,|;|\band\b|\bor\b)\s*")
+INTEGER = re.compile(r"([-+]?)0*(\d{1,40})(?:\.0*)?")
+SHORT = 100  # characters of a response that is nothing but an answer; ours
+
+
+def load_math(repo: str = MATH, split: str = "test", **metadata) -> dict:
+    """
+    MATH's seven configs one after the other (5000 test rows), or a folder's one file with all rows, MATH-500 say.
+
+    Returns:
+        `dict[str, Dataset]`: `test`, with the column `answer`: what the last `\\boxed{}` of `solution` holds.
+    """
+    from datasets import concatenate_datasets
+
+    folder = os.environ.get(data.VARIABLE)
+    configs = [config for config in MATH_CONFIGS if not folder or (Path(folder) / repo / config).is_dir()]
+    if configs and (missing := sorted(set(MATH_CONFIGS) - set(configs))):
+        raise data.MissingData(f"{repo}: {data.VARIABLE} has no folder for {', '.join(missing)}; all seven are scored")
+    parts = [data.read(repo, split, config) for config in configs] or [data.read(repo, split)]
+    for part in parts:
+        data.need(part, repo, ("problem", "solution"))
+    rows = concatenate_datasets(parts)
+    answers = [gold_of(solution) for solution in rows["solution"]]
+    if None in answers:
+        raise ValueError(f"{repo}, row {answers.index(None)}: its solution has no \\boxed{{}}, so no right answer")
+    rows = rows.remove_columns("answer") if "answer" in rows.column_names else rows
+    return {"test": rows.add_column("answer", answers)}
+
+
+def load_competition(repo: str, split: str, **metadata) -> dict:
+    """
+    Problems with short answers: columns `problem` and `answer` in any case, as copies of the sets on the Hub differ.
+
+    Returns:
+        `dict[str, Dataset]`: `test`, with the columns `problem` and `answer`, text, among others.
+    """
+    rows = data.read(repo, split)
+    for column in ("problem", "answer"):
+        if column not in rows.column_names and column.title() in rows.column_names:
+            rows = rows.rename_column(column.title(), column)
+    data.need(rows, repo, ("problem", "answer"))
+    answers = ["" if answer is None else str(answer) for answer in rows["answer"]]
+    if "" in answers:
+        raise ValueError(f"{repo}, row {answers.index('')}: no answer; give rows of which the answer is known")
+    return {"test": rows.remove_columns("answer").add_column("answer", answers)}
+
+
+def two_shots(doc: dict) -> str:
+    """Two solved problems and the row's own, for base models."""
+    shots = [
+        f"Problem:\n{problem}\n\nSolution:\n{solution}\nFinal Answer: The final answer is ${answer}$. I hope it is "
+        "correct.\n\n"
+        for problem, solution, answer in SHOTS
+    ]
+    return "".join(shots) + f"Problem:\n{doc['problem']}\n\nSolution:"
+
+
+def instruction(doc: dict) -> str:
+    """The problem and how to answer it, for chat models."""
+    return f"{doc['problem'].strip()}\n\n{INSTRUCTION}"
+
+
+def process_math(doc: dict, results: list) -> dict[str, float]:
+    """`process_results` of tasks with one response a problem."""
+    return once(results, Judge(doc["answer"]))
+
+
+def process_competition(doc: dict, results: list) -> dict:
+    """`process_results` of tasks with k responses a problem."""
+    return several(results, Judge(doc["answer"]))
+
+
+class Judge:
+    """
+    Verdicts about the responses to one problem. Answers that are equal get one notation, so that they vote together.
+
+    Args:
+        right (`str`): the right answer, LaTeX or plain.
+    """
+
+    def __init__(self, right: str):
+        self.right = right
+        self.others: list[str] = []  # a notation of each wrong answer so far
+
+    def __call__(self, answer: str) -> Verdict:
+        """The verdict about a response without its thinking."""
+        given = stated(answer)
+        if given is None:
+            return Verdict(0.0, None)
+        equal, late = compare(self.right, given)
+        if equal:
+            return Verdict(1.0, notation(self.right))
+        form = notation(given)
+        if form not in self.others:
+            known = [] if late or INTEGER.fullmatch(form) or len(form) > SHORT else self.others
+            form = next((other for other in known if not INTEGER.fullmatch(other) and compare(other, form)[0]), form)
+            self.others.append(form)
+        return Verdict(0.0, form)
+
+
+@lru_cache(maxsize=4096)
+def compare(right: str, given: str) -> tuple[bool, bool]:
+    """Whether two answers are equal, and whether the time ran out before that was known."""
+    numbers = INTEGER.fullmatch(right.strip()), INTEGER.fullmatch(given.strip())
+    if all(numbers) or notation(right) == notation(given):
+        return notation(right) == notation(given), False
+    box = f"\\boxed{{{given}}}"
+    if boxed(box) != given or len(given) > max(LONGEST, 2 * len(right)) or depth(given) > max(DEEPEST, depth(right)):
+        return False, False
+    for _ in range(2):  # a worker that was ended from outside gets a second chance
+        shares = {}
+        equal = REWARD([""], [box], [right], log_metric=shares.__setitem__)[0]
+        late = shares[f"{REWARD.__name__}/timeout"] > 0
+        if equal is not None or late:
+            break
+    return bool(equal), late
+
+
+def notation(answer: str) -> str:
+    """An answer in plainer notation: integers without leading zeros, LaTeX without spaces and sizes."""
+    answer = answer.strip().strip("$").strip()
+    if whole := INTEGER.fullmatch(
+        answer.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+", answer) else answer
+    ):
+        return whole[1].replace("+", "") * (whole[2] != "0") + whole[2]
+    return SPACES.sub("", re.sub(r"\\(?:left|right|displaystyle)(?![A-Za-z])", "", answer)).replace("dfrac", "frac")
+
+
+def gold_of(solution: str) -> str | None:
+    """The content of the last box of a worked solution, be it `\\boxed 2` or `\\fbox{2}`; `None`: there is none."""
+    return boxed(BARE_BOX.sub(_braced, solution))
+
+
+def stated(answer: str) -> str | None:
+    """
+    What a response gives as its answer; `None` where it gives none, though numbers stand in it.
+
+    In this order: "The final answer is $..$" after all boxes; the last box, with those listed before it ("1, and 2");
+    the last "answer is", "Answer:"; a whole response that is a number or one formula.
+    """
+    text = BARE_BOX.sub(_braced, answer)
+    boxes = _boxes(text)
+    finals = [said for said in FINAL.finditer(text, boxes[-1][1] if boxes else 0)]
+    if finals:
+        return _said(text[finals[-1].end() - 1 :])
+    if boxes:
+        listed = [boxes[-1]]
+        for box in reversed(boxes[-LISTED:-1]):
+            if not BETWEEN.fullmatch(text[box[1] : listed[0][0]]):
+                break
+            listed.insert(0, box)
+        return ", ".join(dict.fromkeys(content for *_, content in listed))
+    said = None
+    for statement in STATEMENT.finditer(text):
+        said = statement
+    if said is not None:
+        return _said(text[said.end() :])
+    whole = text.strip()
+    if not whole or len(whole) > SHORT or "\n" in whole:
+        return None
+    bare = whole.strip("*_. ")
+    closed = any(bare.startswith(begin) and re.search(f"(?:{end})$", bare[1:]) for begin, end in DELIMITERS)
+    return _said(whole) if closed or NUMBER.fullmatch(bare.replace("$", "")) else None
+
+
+def _braced(box: re.Match) -> str:
+    if box[1] is None:
+        return r"\boxed"
+    bare = box[1].rstrip(".,;:*")
+    return f"\\boxed{{{bare}}}{box[1][len(bare) :]}" if bare else box[0]
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of all boxes that are closed, in the order in which they start; one pass."""
+    found, openings = [], []
+    for mark in BRACES.finditer(text):
+        if mark[0].endswith("{") and not mark[0].startswith(r"\{"):
+            openings.append(mark)
+        elif mark[0] == "}" and openings:
+            opening = openings.pop()
+            if opening[0] != "{":
+                found.append((opening.start(), mark.end(), text[opening.end() : mark.start()].strip()))
+    return sorted(found)
+
+
+def _said(text: str) -> str | None:
+    """The answer at the start of a text: one formula, or the words up to the sentence's end; a list with commas."""
+    text = text[: 2 * LONGEST].lstrip(" \t\r\n*_:=")
+    if adverb := ADVERB.match(text):
+        text = text[adverb.end() :].lstrip(" *_")
+    pieces, rest = [], text
+    while opening := next((pair for pair in DELIMITERS if rest.startswith(pair[0])), None):
+        closing = re.search(opening[1], rest[len(opening[0]) :])
+        if closing is None:
+            break
+        inner, after = rest[len(opening[0]) :][: closing.start()], rest[len(opening[0]) :][closing.end() :]
+        pieces.append(inner.strip().rstrip("."))
+        joint = LIST.match(after)
+        rest = after[joint.end() :] if joint and joint[0].strip() else ""
+        if joint and joint[0].strip() and not rest.startswith(("$", "\\(", "\\[")):
+            pieces.append(rest[: end.start() if (end := ENDS.search(rest)) else SHORT].strip())
+            break
+    if not pieces:
+        line = text.partition("\n")[0]
+        end = ENDS.search(line)
+        pieces = [line[: end.start() if end else len(line)].strip(" *_$").removesuffix(".")]
+    return ", ".join(filter(None, pieces)) or None
+
+
+def _right(doc: dict) -> list[str]:
+    """Ways in which models give an answer."""
+    answer = doc["answer"]
+    return [
+        f"We calculate step by step, and find $\\boxed{{{answer}}}$.",
+        f"As $1 + 1 = 2$, the rest follows.\nFinal Answer: The final answer is ${answer}$. I hope it is correct.",
+        f"**Answer:** $\\boxed{{ {answer} }}$",
+        f"The answer is ${answer}$.",
+        f"Thus, the final answer is: \\[\\boxed{{{answer}}}\\]",
+        f"Perhaps $\\boxed{{31337}}$? No, that was a slip.\n\nAnswer: \\boxed{{{answer}}}. I hope this helps!",
+        f"**Final Answer**\n\n\\(\\boxed{{\\displaystyle {answer}}}\\)",
+        f"\\fbox{{{answer}}}",
+    ]
+
+
+def _wrong(doc: dict) -> list[str]:
+    """Wrong responses, and those that would fool a careless scorer."""
+    answer = doc["answer"]
+    return [
+        "We find $\\boxed{31337}$.",
+        f"The problem has to do with {answer}, but I do not know.",
+        f"$\\boxed{{{answer}}}$ is what one might think, but it is $\\boxed{{31337}}$.",
+        f"\\boxed{{31337}} or \\boxed{{{answer}}}",
+        f"The answer is $31337$ or ${answer}$.",
+        f"\\boxed{{{answer} + 31337}}",
+        f"The answer is \\boxed{{{answer}",
+        "\\boxed{}",
+        "",
+    ]
+
+
+def _right_integer(doc: dict) -> list[str]:
+    """Integers come in more notations yet; other answers in those of [`_right`] alone."""
+    answer = doc["answer"]
+    if not INTEGER.fullmatch(answer):
+        return _right(doc)
+    number = int(answer)
+    more = (f"**{answer}**", f"{answer}.", f"${answer}$", f"Answer: {answer}", f"The answer is **{number}**.")
+    more += (
+        f"\\boxed{{{number:03d}}}",
+        f"\\boxed{{{number}.0}}",
+        f"So the answer is {number:,}.",
+        f"\\boxed {number}.",
+    )
+    return [*_right(doc), *more]
+
+
+def _wrong_integer(doc: dict) -> list[str]:
+    answer = doc["answer"]
+    return [*_wrong(doc), f"We try 12, then 30, then 31337, and in the end there are 2 ways to get {answer}"]
+
+
+CASES = {
+    "cascade_math": Case(right=lambda doc: [*_right(doc), doc["solution"]], wrong=_wrong),
+    "cascade_math_maj1": Case(right=lambda doc: [*_right(doc), doc["solution"]], wrong=_wrong),
+    **{
+        task: Case(right=_right_integer, wrong=_wrong_integer, metric="avg_at_k")
+        for task in ("cascade_aime24", "cascade_aime25", "cascade_hmmt25")
+    },
+}

@@ -1,0 +1,139 @@
+"""Runs the programs of a whole task at once, in the sandbox of the rewards, before lm-eval scores them row by row.
+
+lm-eval calls `process_results` for one row after the other, but its filters get all responses of a task: there the
+programs run, as many at a time as there are CPUs, and `process_results` finds their verdicts done. The judge is
+[`ProgramReward`]'s: a program cannot see or write its verdict.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from lm_eval.api.filter import Filter
+from tqdm import tqdm
+
+from hf_cascade.evaluate.benchmarks.answers import answer_of, is_unfinished
+from hf_cascade.evaluate.benchmarks.data import MissingData
+from hf_cascade.evaluate.benchmarks.sampled import Verdict
+from hf_cascade.rewards.programs import LANGUAGES, ProgramReward
+from hf_cascade.rewards.sandbox import Backend, Limits
+
+
+class Trial(NamedTuple):
+    """
+    What is run for one response.
+
+    Args:
+        program (`str`): Python source.
+        tests (`list`): [`ProgramReward`]'s.
+        setup (`str`): Python that stands before the tests.
+        answer (`str`): the program as the response has it, by which two are the same answer.
+    """
+
+    program: str
+    tests: list
+    setup: str
+    answer: str
+
+
+class ProgramJudge(ProgramReward):
+    """
+    Verdicts about the programs of a task, each run once.
+
+    Args:
+        trial (`Callable[[dict, str], Trial | None]`): from a row and a response without thinking to what is run;
+            `None` where the response has no program.
+        limits ([`Limits`]): of one test.
+        workers (`int`, *optional*), backend (`Backend`, *optional*): as of [`ProgramReward`].
+    """
+
+    def __init__(
+        self,
+        trial: Callable[[dict, str], Trial | None],
+        limits: Limits,
+        workers: int | None = None,
+        backend: Backend | None = None,
+    ):
+        super().__init__(limits=limits, workers=workers, backend=backend)
+        self.trial = trial
+        self._known: dict[bytes, float] = {}
+
+    def verdict(self, row: dict, answer: str) -> Verdict:
+        """
+        Whether an answer's program passes the tests of its row; no verdict where the sandbox failed.
+
+        Raises:
+            SandboxUnavailable: nothing can be run on this machine.
+        """
+        trial = self.trial(row, answer)
+        if trial is None:
+            return Verdict(0.0, None)
+        key = hashlib.sha256(repr(trial[:3]).encode(errors="surrogatepass")).digest()
+        if key not in self._known:
+            self.backend.check()
+            correct, _ = self._reward(trial.program, trial.tests, trial.setup)
+            if correct is None:
+                return Verdict(None, trial.answer)
+            self._known[key] = correct
+        return Verdict(self._known[key], trial.answer)
+
+    def run(self, rows: list[dict], responses: list[list[str]]) -> None:
+        """Find the verdicts about all responses to all rows, concurrently; [`verdict`] gives them from then on."""
+        work = []
+        for row, several in zip(rows, responses, strict=True):
+            answers = dict.fromkeys(answer_of(response) for response in several if not is_unfinished(response))
+            work += [(row, answer) for answer in answers]
+        with ThreadPoolExecutor(self.workers) as pool:
+            list(tqdm(pool.map(lambda pair: self.verdict(*pair), work), total=len(work), desc="Running programs"))
+
+
+class RunPrograms(Filter):
+    """Base of a task's filter, which stands after `keep_all`: responses pass as they are, when their programs ran."""
+
+    judge: ProgramJudge
+
+    def apply(self, resps, docs):
+        """All responses of a task and their rows."""
+        resps = [list(responses) for responses in resps]
+        self.judge.run(list(docs), resps)
+        return resps
+
+
+def fenced(text: str) -> list[tuple[str, str]]:
+    """
+    Fenced blocks of a text, in their order.
+
+    Returns:
+        `list[tuple[str, str]]`: the first word after the opening fence in lower case, and what stands between the
+        fences, their indentation taken off. A block that is not closed is the last one, and its word has a "?" behind.
+    """
+    blocks, fence, word, indent, lines = [], "", "", 0, []
+    for line in text.replace("\r\n", "\n").split("\n"):  # not splitlines: a form feed belongs to the program
+        mark = line.strip()
+        ticks = mark[: len(mark) - len(mark.lstrip("`"))]
+        said = next(iter(mark[len(ticks) :].lower().split()), "")
+        if len(ticks) >= 3 and (not fence or said in LANGUAGES):  # a program begins although the last was not closed
+            blocks += [(word, "".join(lines))] * bool(fence)
+            fence, word, indent, lines = ticks, said, len(line) - len(line.lstrip()), []
+        elif fence and mark == ticks and len(ticks) >= len(fence):
+            blocks.append((word, "".join(lines)))
+            fence = ""
+        else:
+            lines.append(line[min(indent, len(line) - len(line.lstrip())) :] + "\n")
+    return [*blocks, (word + "?", "".join(lines))] if fence else blocks
+
+
+def in_python(blocks: list[tuple[str, str]]) -> list[str]:
+    """The blocks said to be Python; where none is, those that say nothing."""
+    said = [code for word, code in blocks if word in LANGUAGES]
+    return said or [code for word, code in blocks if not word]
+
+
+def require_columns(repo: str, rows, columns: Collection[str]) -> None:
+    """Raise [`MissingData`] where rows lack a column."""
+    if lacking := sorted(set(columns) - set(rows.column_names)):
+        raise MissingData(
+            f"{repo}: no column {', '.join(lacking)} among {', '.join(rows.column_names)}: give rows in the schema of "
+            "the dataset on the Hub"
+        )

@@ -1,0 +1,113 @@
+"""evals.json of a model folder: what is kept of earlier runs on the same weights; the parent's figures from there."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from hf_cascade import assets, manifest
+from hf_cascade.evaluate.family import Member
+
+EVALS = "evals.json"
+_HELD = ("heldout", "long", "retention", "teacher")
+_ASKED = {"tasks": ("tasks",), "preference": ("preference", "comparison")}
+
+
+def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
+    """
+    A model's new figures with those of earlier runs that they do not replace, if the weights are the same.
+
+    Args:
+        new (`dict`): for evals.json; `weights_sha256` says of which weights.
+        folder (`Path`): holds the earlier evals.json, if there is one.
+
+    Returns:
+        `dict`: what evals.json is to hold.
+        `list[str]`: lines about what was dropped.
+
+    Raises:
+        ValueError: the earlier file is no JSON.
+    """
+    earlier = read(folder)
+    if earlier is None or earlier.get("weights_sha256") is None:
+        return new, []
+    if earlier["weights_sha256"] != new["weights_sha256"]:
+        what = [*(earlier.get("suites") or {}), *["conformance"] * bool(earlier.get("conformance"))]
+        lines = [f"{folder / EVALS}: {', '.join(what)} dropped: they were measured on other weights"] * bool(what)
+        return new, lines
+    merged = {**earlier, **new, "suites": {**(earlier.get("suites") or {}), **(new.get("suites") or {})}}
+    if new.get("heldout") is None:
+        merged |= {name: earlier[name] for name in _HELD if name in earlier}
+    for part, names in _ASKED.items():
+        if not new.get(part):
+            merged |= {name: earlier[name] for name in names if name in earlier}
+    return merged, []
+
+
+def read(folder: Path) -> dict | None:
+    """
+    evals.json of a folder; `None` where there is none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    path = Path(folder) / EVALS
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): delete it and measure the model again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON object: delete it and measure the model again")
+    return found
+
+
+def parent_from(given: str) -> tuple[str, dict]:
+    """
+    Name and suites of a parent whose folder the user names.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it has no evals.json with suites.
+    """
+    folder = assets.find(given)
+    found = read(folder)
+    if not (found or {}).get("suites"):
+        raise ValueError(f"parent={given}: it has no {EVALS} with suites: measure it, as --teacher or in its own run")
+    return found.get("name") or folder.resolve().name, found["suites"]
+
+
+def parent_of(member: Member) -> tuple[str | None, dict]:
+    """
+    Name and suites of the parent that a model's cascade.json names: the teacher of a distilled model, or else what its
+    line of stages began with. `(None, {})` where that has no figures, or was made anew since.
+    """
+    if member.record is None:
+        return None, {}
+    sources = [member.record["inputs"].get("teacher_model_name_or_path")] if member.record["run"] == "distill" else []
+    beside = Path(member.source).parent
+    if member.record["lineage"]:
+        oldest = member.record["lineage"][0]
+        folder = beside / oldest["folder"]
+        sources.append(_pruned_from(folder) if oldest["run"] == "prune" else str(folder))
+    sources = [source for source in sources if isinstance(source, str)]
+    folders = [Path(assets.locate(source)) for source in sources if _exists(source)]
+    for folder in [*folders, *(beside / Path(source).name for source in sources)]:  # the latter of a run that was moved
+        found = read(folder)
+        record = folder / manifest.FILE
+        now = hashlib.sha256(record.read_bytes()).hexdigest() if record.is_file() else None
+        if found and found.get("suites") and found.get("manifest_sha256") == now:
+            return found.get("name") or folder.name, found["suites"]
+    return None, {}
+
+
+def _pruned_from(folder: Path) -> str | None:
+    """What a pruned model's folder was made of."""
+    return manifest.read(folder)["inputs"].get("model") if manifest.is_finished(folder) else None
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(assets.locate(source)).is_dir()
+    except FileNotFoundError:
+        return False
