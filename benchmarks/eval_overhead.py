@@ -1,6 +1,6 @@
 """What evaluation costs beside the model's own forward passes: the runner of suites against stock lm-eval.
 
-    OMP_NUM_THREADS=1 python benchmarks/eval_overhead.py [--rounds 5] [--startup]
+    OMP_NUM_THREADS=1 python benchmarks/eval_overhead.py [--rounds 3] [--startup]
 
 The same requests on the same model go through `lm_eval.evaluate` with lm-eval's `HFLM`, and through `run_suite`, which
 also keeps every answer on disk. Times are CPU seconds of this process, so that other work on the machine hardly counts;
@@ -9,7 +9,8 @@ rounds are interleaved, and medians are printed. `forward` is the time inside th
 """
 
 import argparse
-import json
+import contextlib
+import io
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from hf_cascade.loading import load_model, load_tokenizer
 
 PARENT = "recipes/tiny/parent"
 LIKELIHOOD, GENERATION, SAMPLED = "cascade_tiny_continuation", "overhead_greedy", "overhead_sampled"
-LARGER = {"hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 8}
+LARGER = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 8}
 BATCH = 8
 CODE = """
 import json
@@ -105,7 +106,7 @@ def write_tasks(folder: Path, rows: int) -> str:
 
 
 def stock(model, tokenizer, task: str, tasks_path: str, rows: int):
-    with quiet():
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # its bars
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
         evaluate(lm, open_tasks([task], tasks_path).load([task]), limit=rows, log_samples=True, bootstrap_iters=0)
 
@@ -140,8 +141,8 @@ def startup() -> None:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--startup", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/eval_programs.py --mbpp mbpp.jsonl > benchmarks/results/eval_programs_cpu.md
 
-MBPP as published (google-research/google-research, CC BY 4.0); LiveCodeBench's rows are the synthetic ones that ship with
-the project. The floor is `python` on the same program and tests, as many at a time, with nothing that keeps it in.
+MBPP as published (google-research/google-research, CC BY 4.0); LiveCodeBench's rows are the synthetic ones that ship
+with the project. The floor is `python` on the same program and tests, as many at a time, with nothing that keeps it in.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from hf_cascade.evaluate.benchmarks import livecodebench, mbpp
 from hf_cascade.evaluate.benchmarks.programs import ProgramJudge
 
 LIVECODEBENCH = "evals/rows/lighteval/code_generation_lite/v6/test.jsonl"
-# code_eval, which stock lm-eval's mbpp uses, loads from the Hub; this is its rule: the response and the tests are run as
-# one text, and the program has passed if nothing was raised.
+# code_eval, which stock lm-eval's mbpp uses, loads from the Hub; this is its rule: the response and the tests are run
+# as one text, and the program has passed if nothing was raised.
 RULE = "import sys\ntry:\n    exec(sys.stdin.read(), {})\nexcept BaseException:\n    sys.exit(1)\nprint('the end')\n"
 STOCK_SECONDS = 3.0  # code_eval's default
 
@@ -106,26 +106,25 @@ def main() -> None:
     parser.add_argument("--mbpp", required=True, help="mbpp.jsonl, all 974 rows")
     parser.add_argument("--workers", type=int, default=2, help="programs at a time")
     parser.add_argument("--times", type=int, default=3, help="repeats of each measurement")
-    parser.add_argument("--rows", type=int, default=150, help="rows of MBPP's test split that the time is measured on")
+    parser.add_argument("--rows", type=int, default=150, help="first rows of MBPP's test split")
     settings = parser.parse_args()
     everything = read_lines(settings.mbpp)
-    test = [row for row in everything if 11 <= row["task_id"] <= 510]
+    test = [row for row in everything if 11 <= row["task_id"] <= 510][: settings.rows]
     print(f"# Programs of the evaluation\n\n{os.cpu_count()} CPUs, {platform.release()}, {settings.workers} at a time.")
     print("\n## Programs a second\n\nMedian and range of", settings.times, "runs.\n")
     print("| programs | plain processes | the task's filter | the same, one at a time | ratio | ratio, one at a time |")
     print("|---|---|---|---|---|---|")
-    rows = test[: settings.rows]
-    codes = [row["code"].replace("\r\n", "\n") for row in rows]
-    whole = {id(row): "\n".join([mbpp.setup_of(row), mbpp.test_of(row)]) for row in rows}
-    name = f"MBPP, {len(rows)} solutions, 3 tests each"
-    print_rates(name, mbpp, rows, codes, lambda row, code: plain(f"{code}\n{whole[id(row)]}"), settings)
+    codes = [row["code"].replace("\r\n", "\n") for row in test]
+    whole = {row["task_id"]: "\n".join([mbpp.setup_of(row), mbpp.test_of(row)]) for row in test}
+    name = f"MBPP, {len(test)} solutions, 3 tests each"
+    print_rates(name, mbpp, test, codes, lambda row, code: plain(f"{code}\n{whole[row['task_id']]}"), settings)
     rows = read_lines(assets.find(LIVECODEBENCH))
     answers = [livecodebench.right(row)[0] for row in rows]
     tests = sum(len(livecodebench.tests_of(*_columns(row))[0]) for row in rows)
     name = f"LiveCodeBench, {len(rows)} programs, {tests} tests"
     print_rates(name, livecodebench, rows, answers, livecodebench_floor, settings)
     print("\n## Verdicts about MBPP's test split\n")
-    print("| 500 responses | 1 | 0 | None | 1 by the rule of stock lm-eval |\n|---|---|---|---|---|")
+    print(f"| {len(test)} responses | 1 | 0 | None | 1 by the rule of stock lm-eval |\n|---|---|---|---|---|")
     for place, form in enumerate(FORMS):
         print_verdicts(form, test, [mbpp.right(row)[place] for row in test], settings.workers)
     for place, form in enumerate(CHEATS):

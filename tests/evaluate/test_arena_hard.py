@@ -172,6 +172,7 @@ def test_creative_prompts_and_v01(monkeypatch):
             "no prompt of the category hard",
         ),
         ("question", lambda rows: ["text"], "must be a JSON object"),
+        ("question", lambda rows: [{"question_id": "q", "turns": []}], "q has no turns with content"),
         ("question", lambda rows: rows + [{**rows[0], "uid": "new"}], "no answer to 1 of 15 prompts, new first"),
         ("answer", lambda rows: [{**rows[0], "messages": []}], "a line of model_answer has no uid and messages"),
         ("answer", lambda rows: [{**rows[0], "messages": [{"content": None}]}], "a line of model_answer"),

@@ -129,6 +129,14 @@ def test_what_is_missing_is_said_with_what_is_there(folder, monkeypatch):
         read(REPO, "test")
 
 
+def test_a_config_is_a_word_of_a_files_name(folder):
+    lines(folder / "test/french.jsonl")
+    with pytest.raises(MissingData):
+        read(REPO, "test", "en")
+    lines(folder / "test/rows-en.jsonl", ROWS[:2])
+    assert len(read(REPO, "test", "en")) == 2
+
+
 def test_files_that_hold_no_rows(folder):
     parquet(folder / "data/a-00000-of-00003.parquet")
     with pytest.raises(MissingData, match="has 1 of 3 shards"):
@@ -285,8 +293,7 @@ def test_every_dataset_that_a_task_reads_is_described():
     repos = repos_of_tasks()
     assert {"cais/mmlu", "openai/MMMLU", "ehovy/race"} <= repos <= set(described), repos - set(described)
     for repo, entry in described.items():
-        assert set(entry) <= {"revision", "licence", "splits", "reader"} and {"revision", "licence", "splits"} <= set(
-            entry
-        ), repo
+        needed = {"revision", "licence", "splits"}
+        assert needed <= set(entry) <= needed | {"configs", "reader"}, repo
         assert entry["revision"] is None or re.fullmatch(r"[0-9a-f]{40}", entry["revision"]), repo
         assert entry["splits"] and all(isinstance(rows, int) and rows > 0 for rows in entry["splits"].values()), repo

@@ -45,12 +45,12 @@ def orders(docs: list[dict]) -> dict[str, tuple]:
 
 def test_the_prompts_are_word_for_word(tmp_path, monkeypatch):
     (doc,) = load(tmp_path, monkeypatch, [ROW])
-    assert doc["options"] == ["1", "11", "2", "3"] and doc["right"] == ["C"] and doc["target"] == 2
-    assert gpqa.prompt(doc) == "What is 1 + 1?\nA. 1\nB. 11\nC. 2\nD. 3\nAnswer:"
+    assert doc["options"] == ["11", "3", "1", "2"] and doc["right"] == ["D"] and doc["target"] == 3  # by sha256sum
+    assert gpqa.prompt(doc) == "What is 1 + 1?\nA. 11\nB. 3\nC. 1\nD. 2\nAnswer:"
     assert gpqa.prompt_cot(doc) == (
         "Answer the following multiple choice question. The last line of your response should be of the following "
         "format: 'Answer: $LETTER' (without quotes) where LETTER is one of ABCD. Think step by step before answering."
-        "\n\nWhat is 1 + 1?\n\nA) 1\nB) 11\nC) 2\nD) 3"
+        "\n\nWhat is 1 + 1?\n\nA) 11\nB) 3\nC) 1\nD) 2"
     )
 
 
@@ -90,8 +90,8 @@ def test_no_place_is_likelier_to_be_right():
 
 def test_an_option_that_is_there_twice_is_right_twice(tmp_path, monkeypatch):
     (doc,) = load(tmp_path, monkeypatch, [ROW | {"Incorrect Answer 1": " 2 "}])
-    assert doc["options"] == ["11", "2", "2", "3"] and doc["right"] == ["B", "C"]
-    for place, expected in enumerate((0.0, 1.0, 1.0, 0.0)):
+    assert doc["options"] == ["11", "3", "2", "2"] and doc["right"] == ["C", "D"]
+    for place, expected in enumerate((0.0, 0.0, 1.0, 1.0)):
         assert gpqa.process(doc, [(-1.0 - (place != other), False) for other in range(4)]) == {"acc": expected}
         assert gpqa.process_cot(doc, [[f"Answer: {'ABCD'[place]}"]])["avg_at_k"] == expected
 

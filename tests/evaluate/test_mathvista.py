@@ -162,7 +162,7 @@ def test_long_responses_take_no_time(text):
     started = time.process_time()
     for doc in (row("3", "integer"), row("[3]", "list"), row("red", "text", ["red", "green"])):
         assert mathvista.judge(doc, text).correct == 0
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 5
 
 
 def test_conformance():

@@ -91,6 +91,13 @@ def test_open_questions_that_the_official_rule_misses(official, response, gold):
     assert not official(response, [gold]) and mmmu.judge(doc, response).correct == 1
 
 
+@pytest.mark.parametrize("gold", ("x = 5", "U.S.A.", "f(x) = x + 3", "A is B", "Mr. Smith", "3.0 x 10^8", "10:30"))
+def test_answers_that_look_like_sentences(gold):
+    doc = {"id": "x", "question_type": "open", "options": "[]", "answer": gold}
+    assert mmmu.judge(doc, gold).correct == mmmu.judge(doc, f"**Answer:** {gold}").correct == 1
+    assert mmmu.judge(doc, "x = 6").correct == 0
+
+
 def test_an_open_question_may_have_a_letter_for_an_answer():
     doc = {"id": "validation_Basic_Medical_Science_10", "question_type": "open", "options": "[]", "answer": "C"}
     assert mmmu.judge(doc, "C").correct == mmmu.judge(doc, "The answer is C.").correct == 1
@@ -241,6 +248,7 @@ def test_options_that_are_none(options):
         ("There are 5 objects left.\n\nLet me know if you have any other questions.", "5 objects left"),
         ("The answer to the blank is 2.\n\n```python\nprint(3)\n```", "2"),
         ("答案是 12。", "12"),
+        ("He was painted by Mr. Smith. That was in 1802.\n\nAnswer: Mr. Smith", "Mr. Smith"),
         ("", ""),
         ("***", ""),
     ],
@@ -286,7 +294,7 @@ def test_long_responses_take_no_time(text):
     started = time.process_time()
     for kind, options in ((mmmu.CHOICE, "['a', 'b']"), ("open", "[]")):
         mmmu.judge({"id": "x", "question_type": kind, "options": options, "answer": "B"}, text)
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 5
 
 
 def test_conformance():

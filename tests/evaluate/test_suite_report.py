@@ -129,6 +129,10 @@ def test_what_is_not_the_whole_benchmark():
     part |= {"org/b/y/dev": {"rows": 10, "full_rows": 10}, "org/b/z/dev": {"rows": 3, "full_rows": 10}}
     part |= {"org/c/test": {"rows": 1, "full_rows": None}}
     assert shortfalls(part) == ["org/a test: 12 of 14,042 rows", "org/b dev: 8 of 20 rows"]
+    whole = {f"edinburgh-dawg/mmlu-redux-2.0/{n}/test": {"rows": 100, "full_rows": 100} for n in range(57)}
+    assert shortfalls(whole) == []
+    whole.popitem()
+    assert shortfalls(whole) == ["edinburgh-dawg/mmlu-redux-2.0 test: 56 of 57 configs"]
     assert one_row(ran())["short"] == []
     assert one_row(ran(rows=8))["short"] == ["figures of 8 of 100 rows"]
     label = data_label(

@@ -9,38 +9,61 @@ from transformers import (
     StoppingCriteria,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from hf_cascade.completions import THINKING_TAGS
 from hf_cascade.evaluate.backends.asking import Decoding, cut_at
+
+FEW = 512  # tokens that hold the nucleus of most steps; ours
+TAGS = {tag for pair in THINKING_TAGS for tag in pair}
 
 
 class Draw(LogitsProcessor):
     """
     Sampling by one uniform number a row and step: the first token at which the summed probability passes it.
 
-    Equal in distribution to `torch.multinomial`, but a row's tokens do not depend on the rows beside it (up to the
-    model's own rounding), so that neither another batch size nor a resumed run changes a sample.
+    Equal in distribution to nucleus sampling with `torch.multinomial`, but a row's tokens do not depend on the rows
+    beside it (up to the model's own rounding): neither another batch size nor a resumed run changes a sample. Tokens
+    are sorted once for both, the nucleus and the sum.
 
     Args:
         seeds (`list[int]`): of each row.
         prompt_tokens (`int`): length of the padded prompts.
         steps (`int`): most tokens that will be drawn.
+        top_p (`float`): only the likeliest tokens that have this share together are drawn.
     """
 
-    def __init__(self, seeds: list[int], prompt_tokens: int, steps: int):
-        self.prompt_tokens = prompt_tokens
+    def __init__(self, seeds: list[int], prompt_tokens: int, steps: int, top_p: float = 1.0):
+        self.prompt_tokens, self.top_p = prompt_tokens, top_p
         rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.double) for seed in seeds]
         self.uniform_BT = torch.stack(rows)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         step = input_ids.shape[1] - self.prompt_tokens
-        exact = torch.float if scores.device.type == "mps" else torch.double
-        summed_BV = scores.to(exact).softmax(-1).cumsum(-1)
-        at_B1 = self.uniform_BT[:, step : step + 1].to(scores.device, exact) * summed_BV[:, -1:]
-        token_B1 = torch.searchsorted(summed_BV, at_B1, right=True).clamp(max=scores.shape[-1] - 1)
+        share_BV, last_B1, order_BV = scores.softmax(-1, dtype=torch.float), None, None
+        if self.top_p < 1:
+            share_BV, order_BV = _likeliest(share_BV, self.top_p)
+        summed_BV = share_BV.cumsum(-1, dtype=torch.float if scores.device.type == "mps" else torch.double)
+        if order_BV is not None:
+            last_B1 = (summed_BV - share_BV < self.top_p).sum(-1, keepdim=True) - 1
+            total_B1 = summed_BV.gather(-1, last_B1)
+        else:
+            total_B1 = summed_BV[:, -1:]
+        at_B1 = self.uniform_BT[:, step : step + 1].to(total_B1) * total_B1
+        token_B1 = torch.searchsorted(summed_BV, at_B1, right=True)
+        token_B1 = token_B1.clamp(max=scores.shape[-1] - 1) if last_B1 is None else token_B1.minimum(last_B1)
+        if order_BV is not None:
+            token_B1 = order_BV.gather(-1, token_B1)
         return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
+
+
+def _likeliest(share_BV: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sorted shares and their tokens: as many as the nucleus needs at least. A whole vocabulary is seldom sorted."""
+    if share_BV.shape[-1] > FEW:
+        few_BV, order_BV = share_BV.topk(FEW)
+        if few_BV.sum(-1).min() > top_p + 1e-4:  # not by rounding alone
+            return few_BV, order_BV
+    return share_BV.sort(-1, descending=True)
 
 
 class RowEnds(StoppingCriteria):
@@ -90,16 +113,15 @@ def processors(decoding: Decoding, seeds: list[int], prompt_tokens: int, steps: 
         found.append(TemperatureLogitsWarper(decoding.temperature))
     if top_k:
         found.append(TopKLogitsWarper(top_k))
-    if decoding.top_p < 1:
-        found.append(TopPLogitsWarper(decoding.top_p))
     if min_p:
         found.append(MinPLogitsWarper(min_p))
-    found.append(Draw(seeds, prompt_tokens, steps))
+    found.append(Draw(seeds, prompt_tokens, steps, decoding.top_p))
     return found
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> str:
     """The text of tokens without special ones, but with the tags of thinking, which are special tokens of Mistral's."""
-    tags = {tokenizer.convert_tokens_to_ids(tag) for pair in THINKING_TAGS for tag in pair}
-    dropped = set(tokenizer.all_special_ids) - tags
+    dropped = set(tokenizer.all_special_ids)
+    special = [token for token in set(token_ids) if token in dropped]
+    dropped = {token for token in special if tokenizer.convert_ids_to_tokens(token) not in TAGS}
     return tokenizer.decode([token for token in token_ids if token not in dropped], skip_special_tokens=False)

@@ -57,7 +57,7 @@ class HFBackend(Asking, HFLM):
             super().__init__(pretrained=model.eval(), tokenizer=tokenizer, backend="causal", batch_size=batch_size)
         self.processor = processor
         self.MULTIMODAL = processor is not None
-        self._identity = identity
+        self._identity, self._words = identity, None
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # HFLM leaves this to whoever hands it a model
             patient = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
             self.accelerator = Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[patient])
@@ -71,10 +71,11 @@ class HFBackend(Asking, HFLM):
             for name, tensor in sorted(self.model.state_dict().items()):
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
             self._identity = digest.hexdigest()
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        words = backend.to_str() if backend else str(sorted(self.tokenizer.get_vocab().items()))
-        read = hashlib.sha256(f"{words}{self.tokenizer.chat_template}".encode()).hexdigest()
-        return f"{self._identity} {self.model.dtype} {read}"
+        if self._words is None:
+            backend = getattr(self.tokenizer, "backend_tokenizer", None)
+            words = backend.to_str() if backend else str(sorted(self.tokenizer.get_vocab().items()))
+            self._words = hashlib.sha256(words.encode()).hexdigest()
+        return f"{self._identity} {self.model.dtype} {self._words} {self._templated().chat_template}"
 
     def check_chat(self) -> None:
         """
@@ -118,15 +119,20 @@ class HFBackend(Asking, HFLM):
         for place, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())) + str(bool(visuals(request))), []).append(place)
         repeats = repeats_of(requests)
-        for places in groups.values():
-            places.sort(key=lambda place: (-len(prompts[place].token_ids), prompts[place].text, repeats[place]))
-            decoding = Decoding.of(requests[places[0]].args[1])
-            for start in range(0, len(places), self.batch_size):
-                batch = places[start : start + self.batch_size]
-                rows = [(prompts[place], requests[place], repeats[place]) for place in batch]
-                for place, response in zip(batch, self._batch(rows, decoding), strict=True):
-                    found[place] = response
-                    self.answered(requests[place], response)
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()  # the checkpoint's own sampling settings are not used, which it warns of
+        try:
+            for places in groups.values():
+                places.sort(key=lambda place: (-len(prompts[place].token_ids), prompts[place].text, repeats[place]))
+                decoding = Decoding.of(requests[places[0]].args[1])
+                for start in range(0, len(places), self.batch_size):
+                    batch = places[start : start + self.batch_size]
+                    rows = [(prompts[place], requests[place], repeats[place]) for place in batch]
+                    for place, response in zip(batch, self._batch(rows, decoding), strict=True):
+                        found[place] = response
+                        self.answered(requests[place], response)
+        finally:
+            logging.set_verbosity(level)
         return found
 
     def _prompts(self, requests: list[Instance]) -> list["_Prompt"]:
@@ -139,7 +145,7 @@ class HFBackend(Asking, HFLM):
                 if key[1] and self.processor is None:
                     raise Unsupported("the model reads no images")
                 text = self.render(*key)
-                known[key] = _Prompt(text, self.tok_encode(text), opening_tag(text))
+                known[key] = _Prompt(text, self.tok_encode(text) or [self.prefix_token_id], opening_tag(text))
             prompts.append(known[key])
         return prompts
 
@@ -164,21 +170,16 @@ class HFBackend(Asking, HFLM):
         seeds = [seed_of(self.seed, request.args[0], repeat) for _, request, repeat in rows]
         decoding = Decoding(**{**vars(decoding), "rest": dict(decoding.rest)})
         drawn = processors(decoding, seeds, padded, max(limits))
-        level = logging.get_verbosity()
-        logging.set_verbosity_error()  # the checkpoint's own sampling settings are not used, which it warns of
-        try:
-            output = self.model.generate(
-                **inputs,
-                do_sample=False,
-                max_new_tokens=max(limits),
-                logits_processor=drawn,
-                stopping_criteria=[ends],
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=sorted(self._ends()),
-                **decoding.rest,
-            )
-        finally:
-            logging.set_verbosity(level)
+        output = self.model.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=max(limits),
+            logits_processor=drawn,
+            stopping_criteria=[ends],
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=sorted(self._ends()),
+            **decoding.rest,
+        )
         responses = []
         for row, token_ids in enumerate(output[:, padded:].tolist()):
             clipped = limits[row] < decoding.max_tokens
@@ -187,7 +188,8 @@ class HFBackend(Asking, HFLM):
         return responses
 
     def _response(self, token_ids, length, limit, prompt: "_Prompt", decoding: Decoding, known: dict) -> Response:
-        eos = next((place for place, token in enumerate(token_ids) if token in self._ends()), None)
+        ends = self._ends()
+        eos = next((place for place, token in enumerate(token_ids) if token in ends), None)
         own = token_ids[: length if eos is None else eos]
         text, stopped = cut_at(prompt.opened + text_of(self.tokenizer, own), decoding.until)
         cut_off = eos is None and not stopped and len(own) >= limit
@@ -217,7 +219,7 @@ class HFBackend(Asking, HFLM):
             prompt.token_ids if fit else prompt.token_ids[-longest:]
             for (prompt, _, _), fit in zip(rows, fits, strict=True)
         ]
-        width = max(1, *map(len, kept))
+        width = max(map(len, kept))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(tokens)) + list(tokens) for tokens in kept])
         mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in kept])

@@ -222,13 +222,11 @@ def _prompt(row: dict) -> dict:
     """A line of question.jsonl, of either version, in v2.0's columns."""
     if "turns" in row:
         need([row], f"{REPO} question.jsonl of v0.1", ("question_id", "turns"))
-        row = {
-            **row,
-            "uid": row["question_id"],
-            "prompt": row["turns"][0]["content"],
-            "subcategory": row.get("cluster"),
-        }
-        row["category"] = row.get("category", "arena-hard-v0.1")
+        row = {"category": "arena-hard-v0.1", "subcategory": row.get("cluster"), **row, "uid": row["question_id"]}
+        try:
+            row["prompt"] = row["turns"][0]["content"]
+        except (LookupError, TypeError) as problem:
+            raise ValueError(f"{REPO} question.jsonl: {row['uid']} has no turns with content") from problem
     need([row], f"{REPO} question.jsonl", ("uid", "category", "prompt"))
     if not isinstance(row["prompt"], str) or not row["prompt"].strip():
         raise ValueError(f"{REPO} question.jsonl: {row['uid']} has no prompt")

@@ -100,7 +100,13 @@ def need(rows, repo: str, columns) -> None:
 
 def described(repo: str) -> dict:
     """The entry of a dataset in `evals/datasets.yaml`; empty where there is none."""
-    return (yaml.safe_load(assets.find(DATASETS).read_text(encoding="utf-8")) or {}).get(repo) or {}
+    return _parsed(assets.find(DATASETS).read_text(encoding="utf-8")).get(repo) or {}
+
+
+@cache
+def _parsed(text: str) -> dict:
+    """YAML; parsing takes longer than reading rows does."""
+    return yaml.safe_load(text) or {}
 
 
 def pinned(repo: str) -> str | None:

@@ -151,7 +151,8 @@ def _by_layout(folder: Path, split: str, config: str | None) -> list[Path]:
     for place in own:
         if files := _in(place / split, lambda path: True):
             return files
-    if files := _in(folder / split, lambda path: not config or _plain(config) in _plain(path.name)):
+    named = re.compile(rf"(?:.*[_.])?{re.escape(_plain(config))}[_.].*") if config else re.compile(".*")
+    if files := _in(folder / split, lambda path: named.fullmatch(_plain(path.name))):
         return files
     for place in own:
         if files := _in(place, lambda path: re.fullmatch(r"data-\d+-of-\d+\.arrow", path.name)):

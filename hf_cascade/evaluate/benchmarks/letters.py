@@ -40,21 +40,22 @@ WORD += r"|alternativa|antwort|buchstabe|therefore|thus|hence|then|clearly|defin
 WORD += r"|simply|just|actually|either|both|donc|quindi|portanto|logo|also|only|correct|probably"
 WORD += r"|i think|i believe|i'd say|it's|it is)"
 LEAD = re.compile(
-    rf"(?:\s|[:→✅✔☑👉•-](?=\s)|{WORD}\b[\s:,]{{0,3}}|l'|选项|選項|選択肢|선택지|(?-i:[ao])\s(?=(?-i:[A-Z]){STOP}|letra|alternativa|op))"
-    r"{0,8}",
+    rf"(?:\s|[:→✅✔☑👉•-](?=\s)|{WORD}\b[\s:,]{{0,3}}|{BEGIN}(?={WORD}\b)|l'|选项|選項|選択肢|선택지"
+    rf"|(?-i:[ao])\s(?=(?-i:[A-Z]){STOP}|letra|alternativa|op)){{0,8}}",
     re.I,
 )
 NOUN = r"(?:answer|ans|choice|option|solution|conclusion|verdict|final|guess|antwort|lösung|réponse|reponse|respuesta"
 NOUN += r"|solución|risposta|soluzione|resposta|solução|alternativa|opción|opção|opzione|gabarito|response|statement"
 NOUN += r"|alternative)"
 KIND = r"(?:\s(?:correct[ae]?|corretta|correta|exacte?|esatta|finale?|definitiva|choice|option|letter))?"
-VERB = r"(?:is|are|would be|must be|should be|will be|has to be|appears to be|seems to be|ist|lautet|wäre|est|serait|es"
-VERB += r"|sería|seria|è|é|sarebbe)"
+VERB = r"(?:is|are|(?:would|must|should) (?:therefore |thus |then |hence )?be|will be|has to be|appears to be"
+VERB += r"|seems to be|ist|lautet|wäre|est|serait|es|sería|seria|è|é|sarebbe)"
 DENIAL = r"(?:isn't|is not|can't be|cannot be|can not be|ist nicht|n'est pas|no es|non è|não é)"
 EAST_NOUN = r"(?:正确的?选项|正確的?選項|答案|答え|解答|回答|正解|正答|정답|답안|답)"
 EAST_NOUN += r"[\])\"]?\s?(?:[:=→是为為选選はが]|应该?是|[은는이가])?\s?:?"
 LABEL = re.compile(
-    rf"{START}{NOUN}{KIND}(?:\s(?:to|for|of|here|in)\b[^.:?!\n]{{0,60}}?)?[\"')\]]{{0,2}}\s{{0,2}}"
+    rf"{START}{NOUN}{KIND}(?:\s(?:to|for|of|here|in|among|from)\b[^.:?!\n]{{0,60}}?)?[\"')\]]{{0,2}}"
+    r"(?:,\s(?:therefore|then|thus|hence),)?\s{0,2}"
     rf"(?:[:=→]|-(?=\s)|\b(?P<denied>{DENIAL})\b|\b{VERB}\b(?:\s?:)?)"
     rf"|^[# >]{{0,6}}(?:(?:the|my|final|correct)\s){{0,2}}{NOUN}\s?\n|<answer>|{EAST_NOUN}"
     rf"|[故应應]?[选選][择擇]?(?![项項])|\b(?:choose|pick|select|going with|go with|opt for)\b|{BEGIN}",
@@ -76,8 +77,8 @@ REFUSED = re.compile(
     re.I,
 )
 GOES_ON = re.compile(  # after a letter without brackets, in capitals
-    rf"\s?[,;:)\n{END}]|\.(?=\s|$|\")|\s-\s|\s?\(|\s?[{EAST}]|\s(?:because|since|as|is|which|due|given|based|for|by|from|weil"
-    r"|denn|da|car|parce|puisque|porque|pues|perché|poiché|pois|and|or|und|oder|et|ou|y|e)\b|\s?[/&|]",
+    rf"\s?[,;:)\n{END}]|\.(?=\s|$|\")|\s-\s|\s?\(|\s?[{EAST}]|\s(?:because|since|as|is|which|due|given|based|for|by|from"
+    r"|weil|denn|da|car|parce|puisque|porque|pues|perché|poiché|pois|and|or|und|oder|et|ou|y|e)\b|\s?[/&|]",
 )
 JOIN = r"(?:\b(?:and/or|or|and|nor|vs|ou|oder|o|y|e|et|und)\b|[/&|+]|或|和|及|または|또는)\s{0,2}"
 AND = re.compile(
@@ -86,7 +87,7 @@ AND = re.compile(
 )
 COMMA = re.compile(rf"\s?,\s?\(?(?P<letter>[A-Z]){STOP}\)?,?\s{JOIN}")
 LIST = re.compile(
-    rf"[\s.,;|)\]}}{END}(\"'{BEGIN}-]{{1,6}}(?P<letter>[A-Z]){STOP}"
+    rf"[\s.,:;|)\]}}{END}(\"'{BEGIN}-]{{1,6}}(?P<letter>[A-Z]){STOP}"
     rf"(?=[\s.,;|)\]}}\"'{END}-]{{0,6}}(?:$|[(\[\"']?[A-Z]{STOP}(?!\s[a-z])))"
 )
 MAYBE = re.compile(
@@ -95,14 +96,19 @@ MAYBE = re.compile(
     rf"|\b(?:or|oder|ou)\s(?:possibly\s|maybe\s|perhaps\s|even\s)?(?:option\s)?\(?(?P<c>[A-Z])\)?(?=[\s.,;)!?]{{0,4}}$)"
 )
 WRONG = re.compile(r"\s(?:is|are|was)\s(?:not|wrong|incorrect|false)\b|\s(?:isn|wasn)'t|,?\s?(?:or|oder|ou)\b", re.I)
+REVISED = re.compile(  # "no wait, it's B"
+    r"\b(?:no|wait|actually|sorry|correction|oops|rather)\b\W{1,3}(?:(?:no|wait|actually|sorry|i mean|it's|it is"
+    rf"|it should be|make that|option)\b\W{{1,3}}){{0,4}}\(?(?P<letter>(?-i:[A-Z])){STOP}(?!\s[a-z])",
+    re.I,
+)
 NEGATIVE = re.compile(r"\b(?:not|nor|neither|rather|instead|unlike|over|eliminat\w*|excludes?)\b|n't", re.I)
 SMALL_TALK = re.compile(
     r"(?:[\W_]|\b(?:or|and|the|my|final|correct|best|right|so|thus|therefore|answer|option|is)\b)*", re.I
 )
 CORRECT = re.compile(
-    r"(?:^|[.,;:!?(]|\b(?:option|choice|statement|answer|only|so|thus|hence|therefore|that|think|believe|then|means|conclude"
-    r"|antwort|réponse|opción|respuesta|opzione|risposta|resposta|opção|alternativa|letra)\b|选项|選項|選択肢)\s{0,3}[(\[\"']{0,2}"
-    r"(?P<letter>(?-i:[A-Z]))[)\]\"']{0,2}(?:\s(?:is|ist|est|es|è|é|seems|must be|would be|remains)\s"
+    r"(?:^|[.,;:!?(]|\b(?:option|choice|statement|answer|only|so|thus|hence|therefore|that|think|believe|then|means"
+    r"|conclude|but|antwort|réponse|opción|respuesta|opzione|risposta|resposta|opção|alternativa|letra)\b|选项|選項|選択肢)\s{0,3}"
+    r"[(\[\"']{0,2}(?P<letter>(?-i:[A-Z]))[)\]\"']{0,2}(?:\s(?:is|ist|est|es|è|é|seems|must be|would be|remains)\s"
     r"(?:(?:the|clearly|definitely|most|likely|probably|therefore|thus|la|le|die|der|only)\s){0,3}"
     r"(?:correct|right|best|answer|most appropriate|richtig|korrekt|correct[ae]|corretta|correta|exacte?)\b"
     r"(?!\s(?:about|that|in|for|if|only|but|except|as far)\b)|\s?(?:是正确|正确|が正しい|が正解|가 정답|이 정답))",
@@ -116,7 +122,7 @@ REASON = re.compile(
     re.I,
 )
 SO = r"(?:therefore|thus|hence|so|it is|it's|it must be|donc|also|daher|por (?:lo )?tanto|quindi|portanto"
-SO += r"|因此|所以|よって|따라서|→)"
+SO += r"|(?:this|that|which|it) (?:corresponds to|matches|agrees with|points to)|因此|所以|よって|따라서|→)"
 CONCLUSION = re.compile(rf"\s{{0,9}}(?:{SO}[,:]?\s?){{1,2}}", re.I)
 
 
@@ -208,6 +214,9 @@ def _stated(text: str, options: list[str]) -> str | None:
             if not reading.letter or reading.letter in denied:
                 return ""
             found, before = reading.letter, start
+            for other in REVISED.finditer(text, reading.end, reading.end + 2 * BETWEEN):
+                if other["letter"] in LETTERS[: len(options)].replace(found, ""):
+                    return ""
         elif len(between := text[reading.end : before]) > BETWEEN or not SMALL_TALK.fullmatch(between):
             break
         elif reading.letter != found and not reading.denied:

@@ -103,7 +103,7 @@ def load(
         ValueError: no problem is in the window, or its tests cannot be read.
     """
     if python is not None:
-        JUDGE.backend = Bubblewrap(python)
+        JUDGE.use(Bubblewrap(python))
     JUDGE.backend.check()
     rows = read(repo, split, config)
     require_columns(repo, rows, COLUMNS)
@@ -129,7 +129,8 @@ def _day(date) -> str:
 
 def doc_to_text(doc: dict) -> str:
     """The prompt: what LiveCodeBench's says (`lcb_runner/prompts/code_generation.py`), in our words."""
-    form = COMPLETE.format(starter=doc["starter_code"].rstrip()) if doc["starter_code"].strip() else READ
+    starter = (doc["starter_code"] or "").rstrip()
+    form = COMPLETE.format(starter=starter) if starter else READ
     return TASK.format(content=doc["question_content"].strip()) + "### Format\n" + form + ANSWER
 
 

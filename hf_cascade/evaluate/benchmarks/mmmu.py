@@ -160,7 +160,7 @@ def golds_of(doc: dict) -> list[str]:
             answer = ast.literal_eval(answer)
         except (ValueError, SyntaxError):
             pass  # an answer with brackets around it
-    return [str(one) for one in answer] if isinstance(answer, list | tuple) else [str(answer)]
+    return [str(one) for one in answer] or [""] if isinstance(answer, list | tuple) else [str(answer)]
 
 
 def judge(doc: dict, answer: str) -> Verdict:

@@ -59,6 +59,11 @@ class ProgramJudge(ProgramReward):
         self.trial = trial
         self._known: dict[bytes, float] = {}
 
+    def use(self, backend: Backend) -> None:
+        """Run programs in another sandbox from now on, those too whose verdicts are known."""
+        self.backend = backend
+        self._known.clear()
+
     def verdict(self, row: dict, answer: str) -> Verdict:
         """
         Whether an answer's program passes the tests of its row; no verdict where the sandbox failed.

@@ -9,6 +9,7 @@ from hf_cascade.evaluate.suite.suites import Row, Suite
 Z = 1.96  # standard errors on either side of a value: the 95% interval of a normal distribution
 RUN, NOT_RUN = "run", "not run"
 _MEANS = ("distinct", "unparsed", "unfinished", "truncated", "looped", "output_tokens", "thinking_tokens")
+_WINDOW = {"cut_prompts": "prompts", "clipped": "responses that were asked for"}
 _JUDGED = ("judge_failures", "swap_agreement")  # of judged tasks
 
 
@@ -24,7 +25,7 @@ def rows_of(suite: Suite, tasks: dict[str, dict]) -> dict[str, dict]:
         `dict`: label to figures, in the row's unit: `status`, `reason`, `metric`, `value`, `stderr`, `low` and `high`
         (95% interval), `within_problem`, `chance`, `higher_is_better`, `num_fewshot`, `rows`, `rows_full`, `samples`,
         `samples_per_row`, shares and tokens of responses, `pass_at`, `maj_at`, `seconds`, `protocol`, `judge`, `data`;
-        and `short`, why it is not the whole benchmark and so not comparable. Of a row that was not run, the first two.
+        and `short`, why it is not the whole benchmark or protocol, and so not comparable. Of a row that was not run, the first two.
     """
     return {row.label: _row(row, [tasks.get(task) for task in row.tasks]) for row in suite.rows}
 
@@ -105,9 +106,12 @@ def _row(row: Row, tasks: list[dict | None]) -> dict:
         "judge": first.get("judge"),
         "data": {key: entry for task in tasks for key, entry in (task.get("data") or {}).items()},
     }
-    figures["short"] = shortfalls(figures["data"])
+    figures["short"] = list(dict.fromkeys(line for task in tasks for line in shortfalls(task.get("data") or {})))
     if figures["rows_full"] is not None and rows < figures["rows_full"]:
         figures["short"].append(f"figures of {rows:,} of {figures['rows_full']:,} rows")
+    for name, what in _WINDOW.items():
+        if most := max(task.get(name) or 0 for task in tasks):
+            figures["short"].append(f"the model's window is too short for {100 * most:.3g}% of the {what}")
     for name in ("pass_at", "maj_at"):
         figures[name] = {k: at * scale for k, at in (first.get(name) or {}).items()} if len(tasks) == 1 else {}
     return figures
@@ -163,8 +167,8 @@ def _inside(figures: dict, paper: float) -> bool | None:
 
 
 def _mean(numbers: list[float | None]) -> float | None:
-    """`None` where one is missing."""
-    return None if any(number is None for number in numbers) else sum(numbers) / len(numbers)
+    """`None` where one is missing or not a number."""
+    return None if any(number is None or math.isnan(number) for number in numbers) else sum(numbers) / len(numbers)
 
 
 def _sum(numbers: list[float | None]) -> float | None:

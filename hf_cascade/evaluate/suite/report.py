@@ -2,7 +2,7 @@
 
 from hf_cascade.evaluate import tables
 from hf_cascade.evaluate.suite import published
-from hf_cascade.evaluate.suite.completeness import data_label
+from hf_cascade.evaluate.suite.completeness import data_label, joined
 from hf_cascade.evaluate.suite.figures import RUN, Z
 
 NOTES = """\
@@ -179,7 +179,7 @@ def short(results: dict, suite: dict) -> list[str]:
     for row in suite["rows"]:
         for model in measured(results, suite):
             if parts := _rows(model, suite)[row["label"]].get("short"):
-                told[f"{row['label']}: {'; '.join(parts)}"] = None
+                told[f"{row['label']}: {joined(parts, '; ', 'reasons')}"] = None
     return list(told)
 
 
@@ -252,7 +252,10 @@ def _section(results: dict, suite: dict) -> str:
     if lines := not_run(results, suite):
         parts.append("Not run:\n\n" + "".join(f"- {line}\n" for line in lines))
     if lines := short(results, suite):
-        parts.append("Not the whole benchmark, and so not comparable:\n\n" + "".join(f"- {line}\n" for line in lines))
+        parts.append(
+            "Not the whole benchmark as it is meant, and so not comparable:\n\n"
+            + "".join(f"- {line}\n" for line in lines)
+        )
     for header, lines in (samples(results, suite), judged(results, suite), protocol(results, suite)):
         if lines:
             parts.append(tables.markdown(header, lines))
