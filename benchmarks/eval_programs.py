@@ -34,7 +34,7 @@ def read_lines(path: str | Path) -> list[dict]:
 
 
 def plain(code: str, stdin: str = "") -> bool:
-    command = [sys.executable, "-c", code]
+    command = [mbpp.JUDGE.backend.python, "-c", code]  # the sandbox's own, which may start faster than this one
     try:
         return not subprocess.run(command, input=stdin, text=True, capture_output=True, timeout=20).returncode
     except subprocess.TimeoutExpired:
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3, help="repeats of each measurement")
     parser.add_argument("--rows", type=int, default=150, help="first rows of MBPP's test split")
     settings = parser.parse_args()
+    mbpp.JUDGE.backend.check()
     everything = read_lines(settings.mbpp)
     test = [row for row in everything if 11 <= row["task_id"] <= 510][: settings.rows]
     print(f"# Programs of the evaluation\n\n{os.cpu_count()} CPUs, {platform.release()}, {settings.workers} at a time.")

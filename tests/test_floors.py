@@ -14,7 +14,7 @@ FLOORS = [
     {"assets", "anatomy", "manifest", "loading", "fields", "needs", "data", "progress", "machines", "completions"},
     {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "pruning_plots", "stage"}
     | {"costs", "memory", "online_costs", "writing", "remedies", "stage_setup", "estimate", "plan_report", "rewards"},
-    {"distill", "online", "odpo", "grpo", "cli"},
+    {"distill", "online", "odpo", "grpo", "publish", "cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS, 1) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_assets" not in path.parts)

@@ -4,6 +4,8 @@ import json
 import time
 
 import pytest
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
 
 from hf_cascade import assets
 from hf_cascade.evaluate.benchmarks import data, physics
@@ -69,7 +71,10 @@ def test_reader(latex, printed):
     assert str(read(latex)) == printed
 
 
-@pytest.mark.parametrize("latex", ["", r"\int x dx", r"\frac{1}{", "a, b", r"\frac{\partial f}{\partial x}", "(" * 50, "x" * 3000])
+PARTIAL = r"\frac{\partial f}{\partial x}"
+
+
+@pytest.mark.parametrize("latex", ["", r"\int x dx", r"\frac{1}{", "a, b", PARTIAL, "(" * 50, "x" * 3000])
 def test_what_has_no_one_value_is_unreadable(latex):
     with pytest.raises(Unreadable):
         read(latex)
@@ -154,11 +159,15 @@ def test_conformance_responses():
 
 
 @pytest.mark.parametrize("kind, expected", [("right", 1.0), ("wrong", 0.0)])
-def test_oracles_through_lm_eval(monkeypatch, run_oracle, kind, expected):
+def test_oracles_through_lm_eval(monkeypatch, kind, expected):
+    monkeypatch.setenv(data.VARIABLE, str(assets.find("evals/rows")))
+    manager = TaskManager(include_path=str(assets.find("evals/tasks")), include_defaults=False)
     case = physics.CASES["cascade_phybench"]
     answers = getattr(case, kind)
     model = Responding(lambda doc, sample: answers(doc)[sample % len(answers(doc))])
-    assert run_oracle("cascade_phybench", model, monkeypatch)["avg_at_k,none"] == expected
+    found = simple_evaluate(model, tasks=["cascade_phybench"], task_manager=manager, bootstrap_iters=0)
+    assert found["results"]["cascade_phybench"]["avg_at_k,none"] == expected
+    assert found["n-samples"]["cascade_phybench"] == {"original": 10, "effective": 10}
 
 
 def test_loader_takes_each_answered_row_once(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_rewards_and_benchmarks_see_one_answer(response, answer):
     assert completions.text_of(response).split() == answer.split()
 
 
-@pytest.mark.parametrize("part", ["`", "```", "<think>", "</think>", "</think>`a`", "<think></think>", "```a", "[THINK]`\n"])
+@pytest.mark.parametrize("part", ["`", "```", "<think>", "</think>", "</think>`a`", "<think></think>", "[THINK]`\n"])
 def test_loops_take_no_time(part):
     began = time.process_time()
     answer_of(part * 30000)

@@ -96,12 +96,15 @@ class Asking:
         system_prompt (`str`, *optional*): first message of every chat that has no system message of its own.
         seed (`int`): samples of one prompt are made with numbers that follow from it, the prompt and the repeat.
         on_response (`Callable`, *optional*): gets each request and its response.
+        cut (`set`, *optional*): (context, continuation) of log-likelihoods for which the left of the context was left
+            out; `None`: the back end does not tell.
     """
 
     chat = False
     system_prompt: str | None = None
     seed = SEED
     on_response: Callable[[Instance, Response | None], None] | None = None
+    cut: set[tuple[str, str]] | None = None
 
     def answered(self, request: Instance, response: Response | None) -> None:
         """To be called for each response once it is there; `None`: it did not come."""

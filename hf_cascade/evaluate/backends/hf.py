@@ -58,6 +58,7 @@ class HFBackend(Asking, HFLM):
         self.processor = processor
         self.MULTIMODAL = processor is not None
         self._identity, self._words = identity, None
+        self.cut = set()
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # HFLM leaves this to whoever hands it a model
             patient = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
             self.accelerator = Accelerator(cpu=self.device.type == "cpu", kwargs_handlers=[patient])
@@ -109,6 +110,8 @@ class HFBackend(Asking, HFLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = True, override_bs: int | None = None):
+        window = self.max_length + 1  # the last token is scored, not read
+        self.cut |= {asked for asked, context, continuation in requests if len(context) + len(continuation) > window}
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Response]:

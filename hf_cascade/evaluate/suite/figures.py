@@ -25,7 +25,8 @@ def rows_of(suite: Suite, tasks: dict[str, dict]) -> dict[str, dict]:
         `dict`: label to figures, in the row's unit: `status`, `reason`, `metric`, `value`, `stderr`, `low` and `high`
         (95% interval), `within_problem`, `chance`, `higher_is_better`, `num_fewshot`, `rows`, `rows_full`, `samples`,
         `samples_per_row`, shares and tokens of responses, `pass_at`, `maj_at`, `seconds`, `protocol`, `judge`, `data`;
-        and `short`, why it is not the whole benchmark or protocol, and so not comparable. Of a row that was not run, the first two.
+        and `short`, why it is not the whole benchmark or protocol, and so not comparable. Of a row that was not run,
+        the first two.
     """
     return {row.label: _row(row, [tasks.get(task) for task in row.tasks]) for row in suite.rows}
 

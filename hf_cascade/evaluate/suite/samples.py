@@ -85,8 +85,8 @@ def collect(lm: LM, task: Task, settings: SuiteSettings, store: Store | None, pr
         progress ([`Progress`]): is told.
 
     Returns:
-        `list[Instance]`: one for each sample, with `key` and `repeat`, in order; its `resps` is empty where no answer
-        came.
+        `list[Instance]`: one for each sample, with `key`, `repeat` and `known` ([`Response`]'s attributes), in order;
+        its `resps` is empty where no answer came.
     """
     identity = getattr(lm, "identity", None) or f"unknown {uuid.uuid4()}"  # never taken for an earlier model
     asked = [one for instance in task.instances for one in _copies(instance, identity, settings)]
@@ -94,12 +94,14 @@ def collect(lm: LM, task: Task, settings: SuiteSettings, store: Store | None, pr
         record = store and store.get(one.key)
         if record is not None:
             one.resps.append(_answer(record))
+            one.known = {name: record[name] for name in Response.FIELDS if name in record}
     waiting = [one for one in asked if not one.resps]
     progress.start(len(asked), len(asked) - len(waiting))
 
     def keep(request: Instance, answer) -> None:
         if answer is not None and not request.resps:
             request.resps.append(answer)
+            request.known = _known(lm, request, answer)
             if store is not None:
                 store.add(_record(request, answer))
         progress.step()
@@ -148,7 +150,7 @@ def _copies(instance: Instance, identity: str, settings: SuiteSettings) -> list[
     copies = []
     for repeat in range((instance.repeats or 1) if generated else 1):
         one = copy.copy(instance)
-        one.resps, one.repeat, one.original = [], repeat, instance
+        one.resps, one.repeat, one.original, one.known = [], repeat, instance, {}
         one.key = key_of(asked, repeat)
         copies.append(one)
     return copies
@@ -158,8 +160,17 @@ def _record(request: Instance, answer) -> dict:
     """An answer as it is kept."""
     record = {"key": request.key, "kind": request.request_type, "doc_id": request.doc_id, "repeat": request.repeat}
     if request.request_type != GENERATED:
-        return {**record, "answer": answer if isinstance(answer, float) else [float(answer[0]), bool(answer[1])]}
-    return {**record, "response": str(answer), **(answer.known() if isinstance(answer, Response) else {})}
+        answer = answer if isinstance(answer, float) else [float(answer[0]), bool(answer[1])]
+        return {**record, "answer": answer, **request.known}
+    return {**record, "response": str(answer), **request.known}
+
+
+def _known(lm: LM, request: Instance, answer) -> dict:
+    """What is known about an answer beside it."""
+    if isinstance(answer, Response):
+        return answer.known()
+    cut = getattr(lm, "cut", None)
+    return {} if cut is None or request.request_type == GENERATED else {"cut_prompt": request.args[:2] in cut}
 
 
 def _answer(record: dict):

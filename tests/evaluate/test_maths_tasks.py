@@ -1,0 +1,201 @@
+"""benchmarks/maths.py: what a response states, what equals it, the rows, and the tasks run by lm-eval itself."""
+
+import json
+import time
+
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from hf_cascade import assets
+from hf_cascade.evaluate.benchmarks import data, maths
+from hf_cascade.evaluate.benchmarks.maths import Judge, gold_of, stated
+from hf_cascade.evaluate.conformance.knowing import Responding
+from hf_cascade.rewards.maths import MathsReward
+
+STATED = [
+    (r"so $\boxed{70}$", "70"),
+    (r"\boxed{1}, no: \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed 5.", "5"),
+    (r"\fbox{5}", "5"),
+    (r"\boxed{\boxed{5}}", "5"),
+    (r"$\boxed{1}$ and $\boxed{-2}$", "1, -2"),
+    (r"\boxed{5} or \boxed{5}", "5"),
+    (r"\boxed{x=5}" "\n\n" r"\boxed{5}", "5"),
+    (r"\boxed{6}. Final Answer: The final answer is $5$. I hope it is correct.", "5"),
+    (r"\boxed{5}. I hope this answer is correct.", "5"),
+    ("The final answer is $0.5$. I hope it is correct.", "0.5"),
+    (r"The final answer is $\$18.90$. I hope", r"\$18.90"),
+    ("The answer is therefore **70**.", "70"),
+    ("**Answer**: 70", "70"),
+    ("ANSWER:\n\n$$70$$", "70"),
+    ("The answers are $1$ and $2$.", "1, 2"),
+    ("My answer is 70, since 7 * 10 = 70.", "70"),
+    ("answer: -5", "-5"),
+    ("70", "70"),
+    ("**70**", "70"),
+    (r"\(\frac12\)", r"\frac12"),
+    ("$$70$$", "70"),
+    (r"\boxed{70", None),
+    (r"\boxed{}", ""),
+    ("", None),
+    ("There are 12, then 70", None),
+    ("We answered: 70 is a number" * 10, None),
+    ("70 71", None),
+    ("I do not have the answers, sorry; 70", None),
+]
+RIGHT_70 = [
+    "70",
+    "070",
+    "70.",
+    "$70$",
+    "**70**",
+    "Answer: 70",
+    "The answer is 70 apples.",
+    r"\boxed{070}",
+    r"\boxed{70.0}",
+]
+RIGHT_70 += [r"\boxed{n = 70}", r"\boxed{70^\circ}", r"\boxed{\text{70}}", r"\boxed{2 \cdot 35}", r"\boxed{+70}"]
+WRONG_70 = ["The answer is not 70.", "The answer is 7 or 70", "70 71", "answer: 170", "answer: 70.5", r"\boxed{70, 71}"]
+WRONG_70 += [
+    r"\boxed{69} and \boxed{70}",
+    r"\boxed{-70}",
+    r"\boxed{70i}",
+    r"\boxed{70x}",
+    r"\boxed{7 0}",
+    r"\boxed{x>70}",
+]
+WRONG_70 += [
+    r"\boxed{70\pm 1}",
+    r"\boxed{70!}",
+    "The answer is between 60 and 70.",
+    r"\boxed{70\text{ or }71}",
+    "7",
+    "",
+]
+
+
+@pytest.mark.parametrize("response, expected", STATED)
+def test_stated(response, expected):
+    assert (stated(response) or None) == (expected or None)
+
+
+@pytest.mark.parametrize("response", RIGHT_70)
+def test_integers_in_every_notation(response):
+    assert Judge("70")(response) == (1, "70") and Judge("070")(response) == (1, "70")
+
+
+@pytest.mark.parametrize("response", WRONG_70)
+def test_what_is_not_the_integer(response):
+    assert Judge("70")(response).correct == 0
+
+
+def test_wrong_answers_vote_by_value():
+    judge = Judge("1/2")
+    votes = [judge(rf"\boxed{{{answer}}}").parsed for answer in (r"\frac13", "1/3", r"\frac{2}{6}", "0.5", "7", "007")]
+    assert len(set(votes[:3])) == 1 and votes[4] == votes[5]
+    assert len({votes[0], votes[3], votes[4]}) == 3
+
+
+def test_golds():
+    assert gold_of(r"so $\boxed 2$.") == "2"
+    assert gold_of(r"\boxed{1} then \fbox{\text{B}}") == r"\text{B}"
+    assert gold_of("none") is None
+
+
+def test_bombs_end_in_time_and_are_wrong(monkeypatch):
+    monkeypatch.setattr(maths, "REWARD", MathsReward(seconds=2, workers=1))
+    maths.compare.cache_clear()
+    began = time.monotonic()
+    assert Judge("83")(r"\boxed{10^{10^{10}}}").correct == 0
+    assert Judge("83")(r"\boxed{\frac{166}{2}}").correct == 1  # with a new worker
+    assert time.monotonic() - began < 60
+
+
+LOOPS = [r"\boxed{", "answer is ", "$", r"\boxed{1},", r"\boxed ", "{", "answer*", "answer is $1$,", "1,", "(", "`"]
+
+
+@pytest.mark.parametrize("part", LOOPS)
+def test_loops_take_no_time(part):
+    began = time.process_time()
+    maths.process_competition({"answer": "83"}, [[part * 50000]])
+    assert time.process_time() - began < 5
+
+
+def run(task: str, model, monkeypatch) -> dict:
+    monkeypatch.setenv(data.VARIABLE, str(assets.find("evals/rows")))
+    manager = TaskManager(include_path=str(assets.find("evals/tasks")), include_defaults=False)
+    return simple_evaluate(model, tasks=[task], task_manager=manager, bootstrap_iters=0)
+
+
+@pytest.mark.parametrize("task", maths.CASES)
+def test_oracles_through_lm_eval(monkeypatch, task):
+    case = maths.CASES[task]
+    for answers, expected in ((case.right, 1.0), (case.wrong, 0.0)):
+        places = {}
+
+        def respond(doc, sample, answers=answers, places=places):
+            place = places.setdefault(doc["problem"], len(places)) + sample
+            return answers(doc)[place % len(answers(doc))]
+
+        found = run(task, Responding(respond), monkeypatch)
+        assert found["results"][task][f"{case.metric},none"] == expected
+        assert found["n-samples"][task]["original"] == {"cascade_hmmt25": 8, "cascade_math": 20}.get(
+            task, 20 if "math" in task else 6
+        )
+
+
+@pytest.mark.parametrize("task", maths.CASES)
+def test_every_format_thinking_and_unfinished_thinking(task):
+    case = maths.CASES[task]
+    path = assets.find(f"evals/conformance/{task}.jsonl")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(lines) >= 6 and {line["correct"] for line in lines} == {0, 1}
+    process = maths.process_math if case.metric == "acc" else maths.process_competition
+    for line in lines:
+        assert process(line["doc"], [[line["response"]]])[case.metric] == line["correct"], line["response"]
+    for line in lines[:: len(lines) // 4]:
+        for answers, expected in ((case.right, 1), (case.wrong, 0)):
+            for response in answers(line["doc"]):
+                for whole in (response, f"[THINK]\\boxed{{3}}[/THINK]{response}", f"hm \\boxed{{3}}</think>{response}"):
+                    assert process(line["doc"], [[whole]])[case.metric] == expected, whole
+                assert process(line["doc"], [[f"<think>{response}"]])[case.metric] == 0
+
+
+def write(folder, repo: str, name: str, rows: list[dict]) -> None:
+    (folder / repo).mkdir(parents=True, exist_ok=True)
+    (folder / repo / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_math_from_one_file_is_read_once(tmp_path, monkeypatch):
+    row = {"problem": "2 + 2?", "solution": r"It is $\boxed{4}$.", "answer": "other"}
+    write(tmp_path, maths.MATH, "test.jsonl", [row, row])
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path))
+    found = maths.load_math(version=1.0)["test"]
+    assert found["answer"] == ["4", "4"]
+    prompt = maths.two_shots(found[0])
+    assert prompt.count("Problem:") == 3 and prompt.endswith("Problem:\n2 + 2?\n\nSolution:")
+    assert maths.instruction(found[0]).startswith("2 + 2?\n\nPlease reason")
+
+
+def test_math_with_a_config_missing_or_a_row_without_answer(tmp_path, monkeypatch):
+    write(tmp_path, f"{maths.MATH}/algebra", "test.jsonl", [{"problem": "1", "solution": r"\boxed{1}"}])
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path))
+    with pytest.raises(data.MissingData, match="geometry"):
+        maths.load_math()
+    write(tmp_path / "other", maths.MATH, "test.jsonl", [{"problem": "1", "solution": "1"}])
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="row 0"):
+        maths.load_math()
+
+
+def test_competitions_in_other_spellings(tmp_path, monkeypatch):
+    write(tmp_path, "a/b", "train.jsonl", [{"ID": "I-1", "Problem": "1?", "Solution": "", "Answer": 25}])
+    write(tmp_path, "a/c", "train.jsonl", [{"question": "1?", "answer": "1"}])
+    write(tmp_path, "a/d", "train.jsonl", [{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": None}])
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path))
+    assert maths.load_competition("a/b", "train")["test"][0]["answer"] == "25"
+    with pytest.raises(ValueError, match="a/c: no column problem"):
+        maths.load_competition("a/c", "train")
+    with pytest.raises(ValueError, match="row 1: no answer"):
+        maths.load_competition("a/d", "train")
