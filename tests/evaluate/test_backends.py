@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import TopPLogitsWarper
 
+from hf_cascade import manifest
 from hf_cascade.evaluate.backends import decoding
 from hf_cascade.evaluate.backends.asking import Decoding, Response, Unsupported, cut_at, repeats_of, seed_of
 from hf_cascade.evaluate.backends.decoding import Draw
@@ -100,8 +101,12 @@ def test_a_few_sorted_tokens_draw_as_all_of_them(monkeypatch):
     logits = 4 * torch.randn(400, 900, generator=generator)
     draw = partial(Draw, list(range(400)), 1, 1, 0.9)
     ids = torch.zeros(400, 1, dtype=torch.long)
-    few = draw()(ids, logits).argmax(-1)
-    assert decoding._likeliest(logits.softmax(-1), 0.9)[0].shape[1] == decoding.FEW < 900
+    first = draw()
+    few = first(ids, logits).argmax(-1)
+    assert first.few == decoding.FEW < 900
+    flat = draw()
+    flat(ids, logits / 100)
+    assert flat.few == 900
     monkeypatch.setattr(decoding, "FEW", 900)
     assert torch.equal(few, draw()(ids, logits).argmax(-1))
 
@@ -208,6 +213,22 @@ def test_images_reach_the_model():
     assert lm.generate_until(requests[:1])[0] is not None
     with pytest.raises(Unsupported, match="reads no images"):
         HFBackend(model, processor.tokenizer).generate_until(requests[:1])
+
+
+def test_opening_a_folder_gives_what_was_saved(model, kit, tmp_path, caplog):
+    model.save_pretrained(tmp_path / "text")
+    kit.save_pretrained(tmp_path / "text")
+    opened = open_backend(str(tmp_path / "text"), batch_size=2)
+    requests = [ask(prompt) for prompt in PROMPTS]
+    assert opened.generate_until(requests) == backend(model, kit).generate_until(requests)
+    assert manifest.weights_sha256(tmp_path / "text") in opened.identity and not opened.MULTIMODAL
+    processor = tiny.processor()
+    families.build("mistral3", dtype=torch.float32).save_pretrained(tmp_path / "images")
+    processor.tokenizer.save_pretrained(tmp_path / "images")
+    assert not open_backend(str(tmp_path / "images")).MULTIMODAL and "image" in caplog.text
+    processor.save_pretrained(tmp_path / "images")
+    seeing = open_backend(str(tmp_path / "images"))
+    assert seeing.MULTIMODAL and seeing.generate_until([ask("a <image>", [tiny.image(16, 16)])])[0].tokens
 
 
 def test_decoding_follows_lm_evals_rules():

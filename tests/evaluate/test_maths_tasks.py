@@ -170,9 +170,11 @@ def write(folder, repo: str, name: str, rows: list[dict]) -> None:
 def test_math_from_one_file_is_read_once(tmp_path, monkeypatch):
     row = {"problem": "2 + 2?", "solution": r"It is $\boxed{4}$.", "answer": "other"}
     write(tmp_path, maths.MATH, "test.jsonl", [row, row])
+    monkeypatch.setattr(data, "used", {})
     monkeypatch.setenv(data.VARIABLE, str(tmp_path))
     found = maths.load_math(version=1.0)["test"]
     assert found["answer"] == ["4", "4"]
+    assert [name for name in data.used if name.startswith(maths.MATH)] == [f"{maths.MATH}/test"]
     prompt = maths.two_shots(found[0])
     assert prompt.count("Problem:") == 3 and prompt.endswith("Problem:\n2 + 2?\n\nSolution:")
     assert maths.instruction(found[0]).startswith("2 + 2?\n\nPlease reason")
@@ -181,7 +183,10 @@ def test_math_from_one_file_is_read_once(tmp_path, monkeypatch):
 def test_math_with_a_config_missing_or_a_row_without_answer(tmp_path, monkeypatch):
     write(tmp_path, f"{maths.MATH}/algebra", "test.jsonl", [{"problem": "1", "solution": r"\boxed{1}"}])
     monkeypatch.setenv(data.VARIABLE, str(tmp_path))
-    with pytest.raises(data.MissingData, match="geometry"):
+    with pytest.raises(data.MissingData, match="counting_and_probability"):
+        maths.load_math()
+    write(tmp_path, maths.MATH, "test.jsonl", [{"problem": "2", "solution": r"\boxed{2}"}])
+    with pytest.raises(data.MissingData, match="or one with all rows"):
         maths.load_math()
     write(tmp_path / "other", maths.MATH, "test.jsonl", [{"problem": "1", "solution": "1"}])
     monkeypatch.setenv(data.VARIABLE, str(tmp_path / "other"))

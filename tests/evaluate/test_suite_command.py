@@ -68,7 +68,10 @@ def test_a_suite_is_run_reported_and_kept(here, capsys):
 
     assert evaluate("--model", "tiny", "--suite", "tiny", "--limit", "4", "--parent", "out/suites/parent", out="b") == 0
     row = read(here / "b" / "results.json")["models"][0]["suites"]["tiny"]["rows"]["bits per byte"]
-    assert row["parent"] == theirs and "parent (parent)" in (here / "b" / "report.md").read_text()
+    assert (
+        row["parent"] == theirs
+        and "| benchmark | parent | tiny | of parent |" in (here / "b" / "report.md").read_text()
+    )
 
 
 def test_the_parent_that_cascade_json_names(here):

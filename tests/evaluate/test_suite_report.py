@@ -252,6 +252,21 @@ def test_the_plot_has_every_benchmark_and_no_touching_labels(family, drawn):
     assert len(diamonds) == 14 * 3 and set(diamonds) <= set(expected)
 
 
+def test_long_names_fit_the_legend(drawn):
+    suite, names = load("table5"), ["a-model-with-a-long-name-8b", "an-organisation/another-model", "third"]
+    found = results(
+        suite,
+        dict.fromkeys(names, dict.fromkeys(suite.tasks, ran(metric="avg_at_k", k=16))),
+        {"third": "Ministral 3 3B"},
+    )
+    plot.suites(found, Path("there"))
+    figure = drawn["suite_table5.png"]
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    legend = axes.get_legend().get_window_extent()
+    assert legend.x1 <= figure.bbox.width and not legend.overlaps(axes._left_title.get_window_extent())
+
+
 def test_other_units_have_their_own_panel(drawn):
     suite = load("tiny")
     tasks = {"cascade_tiny_continuation": ran(0.4, 0.03, "acc_bytes")}

@@ -227,6 +227,16 @@ def test_log_likelihoods_are_kept_too(lm, tmp_path, monkeypatch):
     assert plain(run_suite(lm, TINY, settings, tmp_path)) == plain(first)
 
 
+def test_prompts_that_do_not_fit_are_counted(tokenizer, tmp_path):
+    settings = SuiteSettings(limit=5, tasks_path="evals/tasks/tiny")
+    small, large = (tiny_model(3, max_position_embeddings=size) for size in (64, 1024))
+    for model, share in ((small, 1.0), (large, 0.0)):
+        for _ in range(2):  # from the model, and from what is kept
+            lm = HFBackend(model, tokenizer, identity=str(share))
+            found = run_suite(lm, ["cascade_tiny_continuation"], settings, tmp_path)
+            assert found["cascade_tiny_continuation"]["cut_prompts"] == share
+
+
 def test_sampling_resumes_to_the_same_figures(model, tokenizer, path, tmp_path, monkeypatch):
     settings = SuiteSettings(tasks_path=path, samples=3)
     whole = run_suite(HFBackend(model, tokenizer, batch_size=8), ["toy_sampled"], settings, tmp_path / "a")

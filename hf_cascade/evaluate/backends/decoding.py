@@ -34,7 +34,7 @@ class Draw(LogitsProcessor):
     """
 
     def __init__(self, seeds: list[int], prompt_tokens: int, steps: int, top_p: float = 1.0):
-        self.prompt_tokens, self.top_p = prompt_tokens, top_p
+        self.prompt_tokens, self.top_p, self.few = prompt_tokens, top_p, FEW
         rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.double) for seed in seeds]
         self.uniform_BT = torch.stack(rows)
 
@@ -42,7 +42,7 @@ class Draw(LogitsProcessor):
         step = input_ids.shape[1] - self.prompt_tokens
         share_BV, last_B1, order_BV = scores.softmax(-1, dtype=torch.float), None, None
         if self.top_p < 1:
-            share_BV, order_BV = _likeliest(share_BV, self.top_p)
+            share_BV, order_BV = self._likeliest(share_BV)
         summed_BV = share_BV.cumsum(-1, dtype=torch.float if scores.device.type == "mps" else torch.double)
         if order_BV is not None:
             last_B1 = (summed_BV - share_BV < self.top_p).sum(-1, keepdim=True) - 1
@@ -56,14 +56,14 @@ class Draw(LogitsProcessor):
             token_B1 = order_BV.gather(-1, token_B1)
         return torch.full_like(scores, -torch.inf).scatter_(1, token_B1, 0.0)
 
-
-def _likeliest(share_BV: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sorted shares and their tokens: as many as the nucleus needs at least. A whole vocabulary is seldom sorted."""
-    if share_BV.shape[-1] > FEW:
-        few_BV, order_BV = share_BV.topk(FEW)
-        if few_BV.sum(-1).min() > top_p + 1e-4:  # not by rounding alone
-            return few_BV, order_BV
-    return share_BV.sort(-1, descending=True)
+    def _likeliest(self, share_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sorted shares and their tokens, as many as the nucleus needs: a whole vocabulary only where few do not do."""
+        if share_BV.shape[-1] > self.few:
+            few_BV, order_BV = share_BV.topk(self.few)
+            if few_BV.sum(-1).min() > self.top_p + 1e-4:  # not by rounding alone
+                return few_BV, order_BV
+            self.few = share_BV.shape[-1]  # a flat distribution: not tried again
+        return share_BV.sort(-1, descending=True)
 
 
 class RowEnds(StoppingCriteria):

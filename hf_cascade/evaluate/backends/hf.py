@@ -176,6 +176,7 @@ class HFBackend(Asking, HFLM):
         output = self.model.generate(
             **inputs,
             do_sample=False,
+            use_cache=True,  # a model that was trained may say no
             max_new_tokens=max(limits),
             logits_processor=drawn,
             stopping_criteria=[ends],

@@ -123,16 +123,15 @@ class OpenAIBackend(Asking, LM):
             dead.answered()
             return answer
 
-        with ThreadPoolExecutor(endpoint.concurrency, thread_name_prefix="openai") as pool:
+        pool = ThreadPoolExecutor(endpoint.concurrency, thread_name_prefix="openai")
+        try:
             futures = {pool.submit(one, place): place for place in range(len(bodies))}
-            try:
-                for future in as_completed(futures):
-                    place = futures[future]
-                    found[place] = future.result()
-                    kept(place, found[place])
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for future in as_completed(futures):
+                place = futures[future]
+                found[place] = future.result()
+                kept(place, found[place])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a run that is stopped does not wait for what was sent
         if bodies and all(answer is None for answer in found):
             raise ConnectionError(f"none of {len(bodies)} requests was answered: {_reason(dead.error)}")
         return found

@@ -1,16 +1,18 @@
 """`open_backend`: from a model's name to what answers requests: `hf`, `vllm` or `openai`."""
 
+import logging
 import os
 
 import torch
 from lm_eval.api.model import LM
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from hf_cascade import assets, manifest
 from hf_cascade.anatomy import WRAPPERS
 from hf_cascade.loading import load_config, load_model, load_tokenizer, local_weights
 
 BACKENDS = ("hf", "vllm", "openai")
+logger = logging.getLogger(__name__)
 
 
 def open_backend(
@@ -63,8 +65,12 @@ def _open_hf(model: str, batch_size: int, dtype: str) -> LM:
     loaded = _load(model, config, "float32" if dtype == "auto" and device.type == "cpu" else dtype).to(device)
     processor = None
     if reads_images(config):
-        processor = AutoProcessor.from_pretrained(assets.locate(model), trust_remote_code=False)
-        processor = processor if getattr(processor, "image_processor", None) is not None else None
+        from hf_cascade.data.image_text import load_processor
+
+        try:
+            processor = load_processor(model)
+        except ValueError as error:  # text alone will do; tasks with images say that they were not run
+            logger.warning("%s", error)
     identity = manifest.weights_sha256(local_weights(model))
     return HFBackend(loaded, load_tokenizer(model), processor, batch_size, identity)
 

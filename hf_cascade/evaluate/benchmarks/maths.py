@@ -5,10 +5,8 @@ it, in a process (`rewards/maths.py`). A comparison that runs out of time, or th
 answer: to leave it out would count such rows only where they are right.
 """
 
-import os
 import re
 from functools import lru_cache
-from pathlib import Path
 
 from hf_cascade.evaluate.benchmarks import data
 from hf_cascade.evaluate.benchmarks.sampled import Verdict, once, several
@@ -67,14 +65,19 @@ def load_math(repo: str = MATH, split: str = "test", **metadata) -> dict:
     """
     from datasets import concatenate_datasets
 
-    folder = os.environ.get(data.VARIABLE)
-    configs = [config for config in MATH_CONFIGS if not folder or (Path(folder) / repo / config).is_dir()]
-    if configs and (missing := sorted(set(MATH_CONFIGS) - set(configs))):
-        raise data.MissingData(f"{repo}: {data.VARIABLE} has no folder for {', '.join(missing)}; all seven are scored")
-    parts = [data.read(repo, split, config) for config in configs] or [data.read(repo, split)]
-    for part in parts:
+    parts = {}
+    for config in MATH_CONFIGS:
+        rows = data.read(repo, split, config)
+        parts[data.used[f"{repo}/{config}/{split}"]["path"] or config] = rows
+    if len(parts) == 1:  # one file, which is the split of every config
+        for config in MATH_CONFIGS:
+            del data.used[f"{repo}/{config}/{split}"]
+        parts = {split: data.read(repo, split)}
+    elif len(parts) < len(MATH_CONFIGS):
+        raise data.MissingData(f"{repo}: give a file for each of {', '.join(MATH_CONFIGS)}, or one with all rows")
+    for part in parts.values():
         data.need(part, repo, ("problem", "solution"))
-    rows = concatenate_datasets(parts)
+    rows = concatenate_datasets(list(parts.values()))
     answers = [gold_of(solution) for solution in rows["solution"]]
     if None in answers:
         raise ValueError(f"{repo}, row {answers.index(None)}: its solution has no \\boxed{{}}, so no right answer")

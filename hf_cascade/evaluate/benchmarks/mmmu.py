@@ -68,8 +68,9 @@ def load(
             missing[subject] = error
             continue
         entry = data.used[f"{repo}/{subject}/{split}"]
-        if entry["path"] is not None and entry["path"] in read:  # a file for all subjects
-            del data.used[f"{repo}/{subject}/{split}"]
+        if entry["path"] is not None and entry["path"] in read:  # a file for all subjects: it has the rows of all
+            entry["full_rows"] = entry["full_rows"] and entry["full_rows"] * len(wanted)
+            read[entry["path"]]["full_rows"] = entry["full_rows"]
             continue
         read[entry["path"] or subject] = entry
         shots = _shots(repo, shots_split, subject, num_fewshot)
@@ -83,16 +84,7 @@ def load(
         raise missing[wanted[0]]
     if missing:
         logger.warning("%s: without %s", repo, ", ".join(missing))
-    _share_out(list(read.values()), len(wanted))
     return {"test": documents}
-
-
-def _share_out(entries: list[dict], subjects: int) -> None:
-    """The rows of all subjects are what is full, also where some are missing: the report then says so."""
-    full = entries[0].get("full_rows")  # of a subject
-    for place, entry in enumerate(entries) if full else ():
-        share, rest = divmod(full * subjects, len(entries))
-        entry["full_rows"] = share + (place < rest)
 
 
 def subject_of(identifier: str) -> str | None:

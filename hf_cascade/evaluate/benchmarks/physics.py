@@ -5,6 +5,7 @@ are; the benchmark's EED score, which gives points for what is nearly right, sta
 which of both Table 5 has: the row is compared by accuracy, as the table's others are.
 """
 
+import os
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.rewards.maths import Worker
 
 REPO = "Eureka-Lab/PHYBench"
+ANSWERED = "PHYBench-fullques_v1"  # its file of the 100 problems with answers; `train` is all three on the Hub
 # The benchmark's own words (arXiv 2504.16074, appendix D).
 PROMPT = (
     "You are a physics expert. Please read the following question and provide a step-by-step solution. Put your final "
@@ -42,7 +44,12 @@ def load_phybench(repo: str = REPO, split: str = "train", **metadata) -> dict:
     Returns:
         `dict[str, Dataset]`: `test`, with the columns `content` and `answer` among others.
     """
-    rows = data.read(repo, split)
+    try:
+        rows = data.read(repo, split)
+    except data.MissingData:
+        if not os.environ.get(data.VARIABLE):
+            raise
+        rows = data.read(repo, ANSWERED)  # the files as they are on the Hub name no split
     data.need(rows, repo, ("content", "answer"))
     seen, kept = set(), []
     for place, (content, answer) in enumerate(zip(rows["content"], rows["answer"], strict=True)):
@@ -50,7 +57,7 @@ def load_phybench(repo: str = REPO, split: str = "train", **metadata) -> dict:
             seen.add(content)
             kept.append(place)
     if not kept:
-        raise ValueError(f"{repo}: no row has an answer; PHYBench-fullques_v1.json holds the rows that have one")
+        raise ValueError(f"{repo}: no row has an answer; {ANSWERED}.json holds the rows that have one")
     return {"test": rows.select(kept)}
 
 

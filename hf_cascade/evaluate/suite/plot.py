@@ -12,10 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hf_cascade.evaluate.suite.figures import RUN, Z
-from hf_cascade.evaluate.suite.report import measured
+from hf_cascade.evaluate.suite.report import measured, parent_label
 from hf_cascade.plots import COLOURS, GREY, INK, STYLE, UNDER_TITLE, key, save
 
 LINE = 0.17  # inches from one model of a benchmark to the next
+LEGEND = 66  # characters of a line of the legend
 BETWEEN = 0.2  # inches from one benchmark to the next
 
 
@@ -69,11 +70,12 @@ def _draw(results: dict, suite: dict, rows: list[dict], models: list[dict]) -> F
         axes.xaxis.set_major_locator(MaxNLocator(8))
         axes.set_xlabel(_unit(panel, suite, models), fontsize=9)
     handles = [key(name, colour, "o") for name, colour in colours.items()]
-    handles += [key(f"{parent} (parent)", INK, "s")] * shown
+    handles += [key(parent_label(parent), INK, "s")] if shown else []
     handles += [key("the paper's, same size", GREY, "D", hollow=True)] * ("paper" in marks)
     handles += [Line2D([], [], color=GREY, linewidth=3.5, label="95%, samples drawn anew")] * ("within" in marks)
     handles += [key("chance", GREY, "|")] * ("chance" in marks)
-    columns = min(4, len(handles))
+    widest = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, min(4, len(handles), LEGEND // (widest + 6)))
     grid[0, 0].legend(handles=handles, **UNDER_TITLE, ncols=columns, fontsize=9)
     grid[0, 0].set_title(suite["title"], pad=12 + 15 * -(-len(handles) // columns))
     return figure

@@ -59,7 +59,7 @@ def table(results: dict, suite: dict, brief: bool = False) -> tuple[list[str], l
     models, parent = measured(results, suite), results["suite_parent"]
     read = any(row.get("parent") is not None for model in models for row in _rows(model, suite).values())
     shown = parent is not None and read and parent not in [model["name"] for model in models]
-    header = ["benchmark", *([f"{parent} (parent)"] if shown else [])]
+    header = ["benchmark", *([parent_label(parent)] if shown else [])]
     columns = []
     for model in models:
         rows = _rows(model, suite)
@@ -199,6 +199,11 @@ def summary_text(results: dict) -> str:
 def number(value: float | None, row: dict, digits: int = 1) -> str:
     """A row's figure: one digit of a percentage, three of another unit."""
     return tables.fixed(value, digits if row["scale"] != 1 else 3)
+
+
+def parent_label(name: str) -> str:
+    """What the parent is called where it is not one of the models."""
+    return name if "parent" in name else f"{name} (parent)"
 
 
 def measured(results: dict, suite: dict) -> list[dict]:

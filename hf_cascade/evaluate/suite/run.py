@@ -94,7 +94,7 @@ def _run_task(lm: LM, task: Task, settings: SuiteSettings, folder: Path, progres
     if lm.rank == 0:
         figures = _finish(task, parts, store)
         if figures["status"] == RUN:
-            figures |= {**_described(task, settings), "seconds": time.monotonic() - began}
+            figures |= {**_described(task, settings, figures), "seconds": time.monotonic() - began}
     lm.barrier()
     return figures
 
@@ -175,7 +175,7 @@ def _finish(task: Task, parts: list[tuple], store: Store) -> dict:
     return {"status": NOT_RUN, "reason": reason} if reason else {"status": RUN, "reason": None, **figures}
 
 
-def _described(task: Task, settings: SuiteSettings) -> dict:
+def _described(task: Task, settings: SuiteSettings, figures: dict) -> dict:
     """What a task is, and how it was asked."""
     about, generated = task.config.metadata or {}, task.OUTPUT_TYPE == GENERATED
     decoding = Decoding.of(task.config.generation_kwargs) if generated else None
@@ -194,14 +194,15 @@ def _described(task: Task, settings: SuiteSettings) -> dict:
             "max_gen_tokens": decoding and decoding.max_tokens,
             "until": decoding and list(decoding.until),
         },
-        "judge": _judge() if "judge" in (about.get("needs") or ()) else None,
+        "judge": _judge(figures) if "judge" in (about.get("needs") or ()) else None,
     }
 
 
-def _judge() -> dict:
-    """Who judged, without keys."""
+def _judge(figures: dict) -> dict:
+    """Who judged, and what the task's scorer says of it: `failures`, `prompt_tokens`, `cost`, ..."""
     judge = JudgeSettings.from_environment()
-    return {"model": judge.model, "url": judge.url}
+    about = {name.removeprefix("judge_"): one["value"] for name, one in figures["all"].items() if "judge_" in name}
+    return {"model": judge.model, "url": judge.url, **about}
 
 
 def _records(rows: list[dict], store: Store) -> list[dict]:
@@ -218,6 +219,6 @@ def _records(rows: list[dict], store: Store) -> list[dict]:
             correct, parsed = next(verdicts, (None, None))
             record |= {"correct": correct, "parsed": parsed}
             if place == 0:
-                record["metrics"] = row["metrics"]
+                record |= {"metrics": row["metrics"], **({"judged": row["judged"]} if row["judged"] else {})}
             records.append(record)
     return records

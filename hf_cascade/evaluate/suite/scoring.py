@@ -11,7 +11,6 @@ from lm_eval.api.task import Task
 from lm_eval.utils import handle_non_serializable
 
 from hf_cascade.evaluate import metrics
-from hf_cascade.evaluate.backends.asking import Response
 from hf_cascade.evaluate.benchmarks.sampled import watched
 
 BOOTSTRAP = 1000  # resamples where a standard error has no formula; lm-eval's 100,000 take minutes
@@ -28,7 +27,8 @@ def score(task: Task, samples: list[Instance]) -> list[dict]:
 
     Returns:
         `list[dict]`: of each row `doc_id`, `doc_sha256`, `metrics` (by name), `verdicts` ([correct, parsed] of each
-        sample, where the task's scorer gives them), `samples` (key, and what is known about each answer), `distinct`.
+        sample, where the task's scorer gives them), `judged` (records of a judge), `samples` (key, and what is known
+        about each answer), `distinct`.
         A row of which an answer is missing altogether has no metrics.
     """
     rows: dict[int, list[Instance]] = {}
@@ -43,8 +43,10 @@ def score(task: Task, samples: list[Instance]) -> list[dict]:
         answers.setdefault(sample.doc_id, []).append(sample)
     scored = []
     for row, instances in rows.items():
-        found, verdicts = _metrics(task, sorted(instances, key=lambda one: one.idx)) if row in whole else ({}, [])
-        scored.append({"doc_id": row, "metrics": found, "verdicts": verdicts, **_described(answers[row])})
+        instances = sorted(instances, key=lambda one: one.idx) if row in whole else []
+        found, verdicts, judged = _metrics(task, instances)
+        known = {"metrics": found, "verdicts": verdicts, "judged": judged}
+        scored.append({"doc_id": row, **known, **_described(answers[row])})
     return scored
 
 
@@ -106,15 +108,17 @@ def label(metric: str, filtered: str) -> str:
     return metric if filtered == PLAIN else f"{metric} ({filtered})"
 
 
-def _metrics(task: Task, instances: list[Instance]) -> tuple[dict, list]:
-    """A row's figures by name, and the verdicts about its samples."""
-    found, verdicts = {}, []
-    for filtered in instances[0].filtered_resps:
+def _metrics(task: Task, instances: list[Instance]) -> tuple[dict, list, list]:
+    """A row's figures by name, the verdicts about its samples, and what a judge said of them."""
+    found, verdicts, judged = {}, [], []
+    for filtered in instances[0].filtered_resps if instances else ():
+        given = instances[0].filtered_resps[filtered]
+        judged += [record for record in given if isinstance(record, dict)] if isinstance(given, list) else []
         with watched() as seen:
             row = task.process_results(instances[0].doc, [one.filtered_resps[filtered] for one in instances])
         verdicts = seen
         found |= {label(name, filtered): value for name, value in row.items() if value is not None}
-    return found, [list(verdict) for verdict in verdicts]
+    return found, [list(verdict) for verdict in verdicts], judged
 
 
 def _described(samples: list[Instance]) -> dict:
@@ -123,13 +127,9 @@ def _described(samples: list[Instance]) -> dict:
     document = json.dumps(samples[0].doc, sort_keys=True, default=handle_non_serializable, ensure_ascii=False)
     return {
         "doc_sha256": hashlib.sha256(document.encode(errors="surrogatepass")).hexdigest(),
-        "samples": [{"key": sample.key, "received": bool(sample.resps), **_known(sample.resps)} for sample in samples],
+        "samples": [{"key": sample.key, "received": bool(sample.resps), **sample.known} for sample in samples],
         "distinct": len(set(texts)) / len(texts) if texts else None,
     }
-
-
-def _known(answers: list) -> dict:
-    return answers[0].known() if answers and isinstance(answers[0], Response) else {}
 
 
 def _figure(task: Task, name: str, values: list) -> dict:
