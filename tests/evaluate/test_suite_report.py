@@ -58,6 +58,8 @@ def test_a_mean_over_tasks():
     assert one_row([ran(0.6, 0.03), ran(0.8, 0.04, data=other)])["stderr"] == pytest.approx(2.5)
     row = one_row([ran(0.6), {"status": "not run", "reason": "no folder"}])
     assert row == {"status": "not run", "reason": "t1: no folder"}  # no mean over a part
+    lacking = [{"status": "not run", "reason": reason} for reason in ("a", "a", "b")]
+    assert one_row(lacking)["reason"] == "t0, t1: a; t2: b" and one_row(lacking[:2])["reason"] == "a"
 
 
 def test_another_metric_than_the_first():

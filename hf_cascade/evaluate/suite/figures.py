@@ -3,7 +3,7 @@
 import math
 
 from hf_cascade.evaluate.suite import published
-from hf_cascade.evaluate.suite.completeness import shortfalls
+from hf_cascade.evaluate.suite.completeness import joined, shortfalls
 from hf_cascade.evaluate.suite.suites import Row, Suite
 
 Z = 1.96  # standard errors on either side of a value: the 95% interval of a normal distribution
@@ -77,12 +77,7 @@ def _row(row: Row, tasks: list[dict | None]) -> dict:
     metrics = [row.metric or (task or {}).get("metric") for task in tasks]
     reasons = [_reason(task, metric) for task, metric in zip(tasks, metrics, strict=True)]
     if any(reasons):
-        found = dict.fromkeys(  # the same reason once, for whatever tasks
-            reason if len(tasks) == 1 else f"{name}: {reason}"
-            for name, reason in zip(row.tasks, reasons, strict=True)
-            if reason
-        )
-        return {"status": NOT_RUN, "reason": "; ".join(found)}
+        return {"status": NOT_RUN, "reason": _told(row.tasks, reasons)}
     scores = [_score(task, metric) for task, metric in zip(tasks, metrics, strict=True)]
     value, stderr = _mean([score["value"] for score in scores]), _error(tasks, [score["stderr"] for score in scores])
     rows = sum(task["rows"] for task in tasks)
@@ -128,6 +123,16 @@ def _error(tasks: list[dict], errors: list[float | None]) -> float | None:
     read = [{"/".join(key.split("/")[:2]) for key in task.get("data") or ()} for task in tasks]
     apart = all(read) and sum(map(len, read)) == len(set().union(*read))
     return math.sqrt(sum(error**2 for error in errors)) / len(errors) if apart else _mean(errors)
+
+
+def _told(names: tuple[str, ...], reasons: list[str | None]) -> str:
+    """Why a row has no value: each reason once, with the tasks' names where it is not that of all."""
+    lacking: dict[str, list[str]] = {}
+    for name, reason in zip(names, reasons, strict=True):
+        if reason is not None:
+            lacking.setdefault(reason, []).append(name)
+    parts = [why if len(who) == len(names) else f"{', '.join(who)}: {why}" for why, who in lacking.items()]
+    return joined(parts, "; ", "reasons")
 
 
 def _reason(task: dict | None, metric: str | None) -> str | None:

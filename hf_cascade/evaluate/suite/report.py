@@ -20,7 +20,7 @@ PARENT_NOTES = """\
 """
 JUDGE_NOTES = """\
 - **no judgement**: the judge gave no usable answer; such rows are left out. **orders agree**: judgements of both orders
-  that do not name opposite winners.
+  that do not name opposite winners. The paper does not name its judge, and another one gives other figures.
 """
 SAMPLE_NOTES = """\
 - **(±)**: the 95% interval over samples drawn anew for the same problems: 1.96 times **within-problem**, the standard

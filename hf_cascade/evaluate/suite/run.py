@@ -201,7 +201,9 @@ def _described(task: Task, settings: SuiteSettings, figures: dict) -> dict:
 def _judge(figures: dict) -> dict:
     """Who judged, and what the task's scorer says of it: `failures`, `prompt_tokens`, `cost`, ..."""
     judge = JudgeSettings.from_environment()
-    about = {name.removeprefix("judge_"): one["value"] for name, one in figures["all"].items() if "judge_" in name}
+    values = {name: one["value"] for name, one in figures["all"].items()}
+    about = {name.removeprefix("judge_"): value for name, value in values.items() if name.startswith("judge_")}
+    about |= {name: values[name] for name in ("swap_agreement", "position_bias") if name in values}
     return {"model": judge.model, "url": judge.url, **about}
 
 

@@ -73,6 +73,8 @@ def aggregate(task: Task, rows: list[dict]) -> dict:
         raise ValueError("not one row has a verdict: all answers, or all judgements of them, are missing")
     figures = {name: _figure(task, name, [row["metrics"][name] for row in rows if name in row["metrics"]])
                for name in names}  # fmt: skip
+    if figures[first]["stderr"] is None and f"{first}_error" in figures:  # a scorer that has its own
+        figures[first]["stderr"] = figures[f"{first}_error"]["value"]
     samples = [sample for row in rows for sample in row["samples"]]
     generated = task.OUTPUT_TYPE == "generate_until"
     several = max((len(row["samples"]) for row in rows), default=0) > 1 and generated
