@@ -38,7 +38,7 @@ NOTHING_RAN = 2  # exit status: as for bad input
 PRUNE_REPORT = "prune_report.json"  # what pruning leaves in its folder
 _DIMENSIONS = ("num_parameters", "bytes", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
 _DIMENSIONS += ("max_position_embeddings", "tie_word_embeddings")
-_INPUTS = ("model", "teacher", "reward_model", "baseline")
+_INPUTS = ("model", "teacher", "reward_model", "baseline", "parent")
 
 
 def make_parser() -> HfArgumentParser:
@@ -66,15 +66,17 @@ def main(argv: list[str]) -> int:
         _write(folder / COMPLETIONS, completions_text(evaluation.completions))
     drawn = plots.family(results, folder) + preference_plot.preference(results, folder)
     drawn += verbosity_plot.verbosity(results, folder) + suite_plot.suites(results, folder)
+    ran = not nothing_ran(results)
     for member in evaluation.members:
-        _write_evals(member, results, folder)
+        if ran:
+            _write_evals(member, results, folder)
         if (Path(member.source) / PRUNE_REPORT).is_file():
             pruned = json.loads((Path(member.source) / PRUNE_REPORT).read_text(encoding="utf-8"))
             drawn += pruning_plots.pruning(pruned, member.name, folder)
     names = [path.name for path in drawn]
     sections, notes = suite_report.sections(results), suite_report.notes(results)
     _write(folder / REPORT, tables.report(results, names, sections, notes))
-    if nothing_ran(results):  # the folder is not finished: no cascade.json
+    if not ran:  # the folder is not finished: no cascade.json
         print(suite_report.summary_text(results))
         print(f"hf-cascade evaluate: no benchmark was run; {folder / REPORT} says why", file=sys.stderr)
         return NOTHING_RAN

@@ -281,7 +281,8 @@ def test_other_units_have_their_own_panel(drawn):
     assert plot.suites(results(suite, {"m": nothing}, {}), Path("there")) == []
 
 
-NEW = {"weights_sha256": "w", "heldout": None, "tasks": {}, "preference": None, "suites": {"table3": {"rows": {}}}}
+NEW = {"weights_sha256": "w", "heldout": None, "tasks": {}, "preference": None}
+NEW |= {"suites": {"table3": {"rows": {}, "tasks": {}}}}
 
 
 def test_earlier_figures_of_the_same_weights_are_kept(tmp_path):
@@ -289,11 +290,11 @@ def test_earlier_figures_of_the_same_weights_are_kept(tmp_path):
     earlier = {"weights_sha256": "w", "heldout": {"perplexity": 9.0}, "retention": 90.0, "teacher": "p", "long": None}
     earlier |= {
         "conformance": {"green": True},
-        "suites": {"table2": {"rows": {"A": {}}}, "table3": {"rows": {"B": {}}}},
+        "suites": {"table2": {"rows": {"A": {}}}, "table3": {"rows": {}, "tasks": {}}},
     }
     (tmp_path / "evals.json").write_text(json.dumps(earlier))
     merged, lines = kept.merge(NEW, tmp_path)
-    assert lines == [] and merged["suites"] == {"table2": {"rows": {"A": {}}}, "table3": {"rows": {}}}
+    assert lines == [] and merged["suites"] == {"table2": {"rows": {"A": {}}}, "table3": {"rows": {}, "tasks": {}}}
     assert merged["conformance"] == {"green": True} and merged["heldout"] == {"perplexity": 9.0}
     merged, lines = kept.merge({**NEW, "weights_sha256": "other"}, tmp_path)
     assert merged["suites"] == NEW["suites"] and "conformance" not in merged
@@ -301,3 +302,18 @@ def test_earlier_figures_of_the_same_weights_are_kept(tmp_path):
     (tmp_path / "evals.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         kept.merge(NEW, tmp_path)
+
+
+def test_a_trial_does_not_replace_a_whole_run(tmp_path):
+    def evals(**rows):
+        return {**NEW, "suites": {"table3": {"rows": rows, "tasks": {}}}}
+
+    whole, part = ({"status": "run", "rows": rows, "rows_full": 100, "value": rows} for rows in (100, 4))
+    again, missing = {**whole, "value": 7}, {"status": "not run", "reason": "no folder"}
+    earlier = evals(a=whole, b=whole, c=whole, d=part, e=missing, f=whole)
+    (tmp_path / "evals.json").write_text(json.dumps(earlier))
+    merged, _ = kept.merge(evals(a=part, b=missing, c=again, d=whole, e=part), tmp_path)
+    assert merged["suites"]["table3"]["rows"] == {"a": whole, "b": whole, "c": again, "d": whole, "e": part, "f": whole}
+    short = {**whole, "short": ["2 of 57 configs"]}
+    merged, _ = kept.merge(evals(a=short), tmp_path)
+    assert merged["suites"]["table3"]["rows"]["a"] == whole

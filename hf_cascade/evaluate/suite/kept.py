@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hf_cascade import assets, manifest
 from hf_cascade.evaluate.family import Member
+from hf_cascade.evaluate.suite.figures import RUN
 
 EVALS = "evals.json"
 _HELD = ("heldout", "long", "retention", "teacher")
@@ -34,13 +35,35 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
         what = [*(earlier.get("suites") or {}), *["conformance"] * bool(earlier.get("conformance"))]
         lines = [f"{folder / EVALS}: {', '.join(what)} dropped: they were measured on other weights"] * bool(what)
         return new, lines
-    merged = {**earlier, **new, "suites": {**(earlier.get("suites") or {}), **(new.get("suites") or {})}}
+    before, now = earlier.get("suites") or {}, new.get("suites") or {}
+    merged = {**earlier, **new, "suites": {**before, **now}}
+    for suite in before.keys() & now.keys():
+        merged["suites"][suite] = {part: _better(before[suite][part], now[suite][part]) for part in ("rows", "tasks")}
     if new.get("heldout") is None:
         merged |= {name: earlier[name] for name in _HELD if name in earlier}
     for part, names in _ASKED.items():
         if not new.get(part):
             merged |= {name: earlier[name] for name in names if name in earlier}
     return merged, []
+
+
+def _better(before: dict[str, dict], now: dict[str, dict]) -> dict[str, dict]:
+    """New figures, but for those that were not run now, or on a part of the benchmark and before on all of it."""
+    merged = {}
+    for name in {**before, **now}:
+        earlier, newer = _worth(before.get(name)), _worth(now.get(name))
+        if earlier > newer:
+            merged[name] = before[name]
+        elif name in now:
+            merged[name] = now[name]
+    return merged
+
+
+def _worth(figures: dict | None) -> int:
+    if figures is None or figures["status"] != RUN:
+        return 0
+    whole = not figures.get("short") and figures["rows"] == figures.get("rows_full")
+    return 2 if whole else 1
 
 
 def read(folder: Path) -> dict | None:
