@@ -21,6 +21,7 @@ from hf_cascade.distill.checkpoint_weights import load_saved, saved_names
 from hf_cascade.distill.freezing import freeze_projector, freeze_vision_tower
 from hf_cascade.distill.image_labels import without_image_labels
 from hf_cascade.distill.parallel import PlainNumbers, check_rows, row_processes, split_by
+from hf_cascade.pushing import AtomicPush
 
 ACCOUNT = ("cursor", "skipped", "lengths")  # what a batch holds beside the model's inputs
 
@@ -77,7 +78,7 @@ def check_finite(what: str, value, step: int) -> None:
         )
 
 
-class CascadeSFTTrainer(SFTTrainer):
+class CascadeSFTTrainer(AtomicPush, SFTTrainer):
     """
     [`~trl.SFTTrainer`] that also takes a [`PackedText`] as `train_dataset`.
 

@@ -157,6 +157,7 @@ class Evaluation:
     def run(self) -> dict:
         """Measure every model; returns what results.json holds."""
         arguments = self.arguments
+        conformance = self.suites and self.suites.prove()
         models = [self._measure(member) for member in self.members]
         if self.teacher and self.texts:
             for model in models:
@@ -179,6 +180,7 @@ class Evaluation:
             "schema": 1,
             "teacher": self.teacher and self.teacher.name,
             "suites": self.suites.described() if self.suites else [],
+            "conformance": conformance,
             "suite_parent": self.suites.compare(models) if self.suites else None,
             "heldout": heldout,
             "tasks": arguments.tasks,
@@ -317,6 +319,7 @@ def _write_evals(member: Member, results: dict, output_dir: Path) -> None:
         folder = samples_folder(output_dir, member.name)
         folder.mkdir(parents=True, exist_ok=True)
     shared = {name: results[name] for name in ("schema", "teacher", "heldout", "limit", "comparison")}
+    shared["conformance"] = results["conformance"]
     if figures["weights_sha256"] is None and (kept.read(folder) or {}).get("weights_sha256"):
         figures = {**figures, "weights_sha256": manifest.weights_sha256(folder)}  # are its benchmarks still true?
     merged, lines = kept.merge({**shared, **figures}, folder)

@@ -18,12 +18,13 @@ from hf_cascade.distill.freezing import freeze_vision_tower
 from hf_cascade.online.seams import check_seams
 from hf_cascade.online.settings import OnlineConfig
 from hf_cascade.online.tools import ToolLimits
+from hf_cascade.pushing import AtomicPush
 from hf_cascade.rewards.verifiable import check_columns
 
 OWN_COLUMNS = ("prompt", "completion", "completion_ids")  # which TRL hands to no reward
 
 
-class OnlineTrainer(GRPOTrainer):
+class OnlineTrainer(AtomicPush, GRPOTrainer):
     """
     [`~trl.GRPOTrainer`] with tools within limits, rows with and without images in one batch, infinite loops looked for,
     generated tokens counted, and an end where there is nothing to learn from. A base class.

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
+from hf_cascade.pushing import AtomicPush
 from hf_cascade.rewards.comparison import LABELS, QUESTION, Comparison
 from hf_cascade.rewards.pairs import check_columns, read_pair
 from hf_cascade.rewards.pairwise import label_logits, pad_left
@@ -91,7 +92,7 @@ class ComparisonCollator:
         }
 
 
-class CascadePairwiseTrainer(SFTTrainer):
+class CascadePairwiseTrainer(AtomicPush, SFTTrainer):
     """
     [`~trl.SFTTrainer`] of a pairwise reward model: after both responses, the next token is the better one's label.
 

@@ -12,7 +12,7 @@ from hf_cascade.evaluate.conformance.cases import all_cases
 from hf_cascade.evaluate.conformance.check import Prover
 from hf_cascade.evaluate.conformance.command import table
 from hf_cascade.evaluate.conformance.judging import serve
-from hf_cascade.evaluate.conformance.prove import is_green, prove, scorers_sha256
+from hf_cascade.evaluate.conformance.prove import is_green, prove, record, scorers_sha256
 from hf_cascade.evaluate.harness import open_tasks, quiet
 from hf_cascade.rewards.endpoint import ChatEndpoint, choices_of
 
@@ -155,6 +155,33 @@ def test_the_command_prints_the_table_and_fails_for_red_tasks(tmp_path, capsys, 
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert "| red |" in out and "0 of 1 tasks are green; not: cascade_tiny_copy" in out
+
+
+def test_a_record_is_kept_for_the_scorers_that_it_proves(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "hf_cascade.evaluate.conformance.prove.prove",
+        lambda tasks, report: asked.extend(tasks) or {task: {"status": "green", "reason": None} for task in tasks},
+    )
+    first = record(["a", "b"])
+    assert first == {
+        "scorers_sha256": scorers_sha256(),
+        "tasks": dict.fromkeys("ab", {"status": "green", "reason": None}),
+    }
+    assert record(["b", "c"], first)["tasks"].keys() == {"b", "c"} and asked == ["a", "b", "c"]
+    record(["a"], {**first, "scorers_sha256": "of other scorers"})
+    assert asked == ["a", "b", "c", "a"]
+
+
+def test_nothing_is_measured_with_a_wrong_scorer(monkeypatch, tmp_path, capsys):
+    wrong = Case(gold=lambda doc: "something else")
+    monkeypatch.setattr(
+        "hf_cascade.evaluate.conformance.prove.all_cases",
+        lambda: dict.fromkeys(("cascade_tiny_continuation", "cascade_tiny_bits"), wrong),
+    )
+    arguments = ["--model", "recipes/tiny/parent", "--suite", "tiny", "--output_dir", str(tmp_path / "out")]
+    assert main(["evaluate", *arguments]) == 2
+    assert "fail their conformance" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_task_without_a_case_is_refused(capsys):

@@ -58,6 +58,36 @@ def scorers_sha256() -> str:
     return digest.hexdigest()
 
 
+def record(
+    tasks: list[str], known: dict | None = None, report: Callable[[int, int, str], None] | None = None
+) -> dict[str, dict]:
+    """
+    What evals.json says of the scorers that made its figures.
+
+    Args:
+        tasks (`list[str]`): the tasks that are to be measured.
+        known (`dict`, *optional*): an earlier record; of the same scorers, its green tasks are not proved again.
+        report (`Callable`, *optional*): as of [`prove`].
+
+    Returns:
+        `dict`: `scorers_sha256`, and `tasks`: task to `{"status", "reason"}`.
+
+    Raises:
+        ValueError: a scorer is wrong, or has no case; nothing should be measured with it.
+    """
+    scorers = scorers_sha256()
+    same = known["tasks"] if known and known["scorers_sha256"] == scorers else {}
+    found = {task: same[task] for task in tasks if same.get(task, {}).get("status") == GREEN}
+    proved = prove([task for task in tasks if task not in found], report)
+    if red := [task for task, proof in proved.items() if proof["status"] == RED]:
+        raise ValueError(
+            f"the scorers of {', '.join(red)} fail their conformance, so their figures would mean nothing: see "
+            f"`hf-cascade evaluate --conformance --tasks {' '.join(red)}`"
+        )
+    found |= {task: {"status": proof["status"], "reason": proof["reason"]} for task, proof in proved.items()}
+    return {"scorers_sha256": scorers, "tasks": found}
+
+
 def is_green(proved: dict[str, dict]) -> bool:
     """Whether every task was checked, and every check passed."""
     return bool(proved) and all(task["status"] == GREEN for task in proved.values())

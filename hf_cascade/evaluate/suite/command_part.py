@@ -75,6 +75,26 @@ class Suites:
             return open_backend(member.source, "vllm", dtype=given.dtype)
         return open_backend(member.source, "hf", batch_size=given.batch_size, dtype=given.dtype)
 
+    def prove(self) -> dict | None:
+        """
+        Conformance of the tasks, before a model is loaded; on the first process.
+
+        Raises:
+            ValueError: a scorer is wrong.
+        """
+        from hf_cascade.evaluate.conformance.prove import record
+
+        if int(os.environ.get("RANK", 0)) > 0:
+            return None
+        folders = [Path(member.source) for member in self.members if Path(member.source).is_dir()]
+        known = next((found for folder in folders if (found := (kept.read(folder) or {}).get("conformance"))), None)
+        tasks = list(dict.fromkeys(task for suite in self.suites for task in suite.tasks))
+
+        def told(done: int, total: int, name: str) -> None:
+            progress.report(done, total, label=f"conformance of {name}")
+
+        return record(tasks, known, told)
+
     def weights(self, member: Member) -> str | None:
         """Hash of a model's weights; `None` of a model behind a server that has no folder here."""
         if self.arguments.backend == "openai" and not Path(member.source).is_dir():

@@ -39,12 +39,20 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
     merged = {**earlier, **new, "suites": {**before, **now}}
     for suite in before.keys() & now.keys():
         merged["suites"][suite] = {part: _better(before[suite][part], now[suite][part]) for part in ("rows", "tasks")}
+    merged["conformance"] = _proofs(earlier.get("conformance"), new.get("conformance"))
     if new.get("heldout") is None:
         merged |= {name: earlier[name] for name in _HELD if name in earlier}
     for part, names in _ASKED.items():
         if not new.get(part):
             merged |= {name: earlier[name] for name in names if name in earlier}
     return merged, []
+
+
+def _proofs(before: dict | None, now: dict | None) -> dict | None:
+    """All tasks that these scorers were proved for."""
+    if before is None or now is None or before["scorers_sha256"] != now["scorers_sha256"]:
+        return now or before
+    return {**now, "tasks": {**before["tasks"], **now["tasks"]}}
 
 
 def _better(before: dict[str, dict], now: dict[str, dict]) -> dict[str, dict]:

@@ -1,0 +1,48 @@
+"""A Hub on this machine for every test that asks for one."""
+
+import types
+
+import pytest
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import _http, disable_progress_bars
+
+from tests.publish.hub import TOKEN, Hub
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """
+    A running Hub. Environment variables are set for subprocesses; for this process, where huggingface_hub is imported
+    already, its constants are, and its waits between tries take no time.
+    """
+    with Hub() as hub:
+        home = tmp_path / "hf_home"
+        environment = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": TOKEN,
+            "HF_HOME": str(home),
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        for name, value in {
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_XET_CACHE": str(home / "xet"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(_http, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+        disable_progress_bars()
+        yield hub
+
+
+@pytest.fixture
+def api(hub) -> HfApi:
+    """The real client, pointed at the Hub."""
+    return HfApi(endpoint=hub.url, token=TOKEN)
