@@ -12,8 +12,9 @@ import hf_cascade
 PACKAGE = Path(hf_cascade.__file__).parent
 FLOORS = [
     {"assets", "anatomy", "manifest", "loading", "fields", "needs", "data", "progress", "machines", "completions"},
-    {"shape", "context", "pushing", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "pruning_plots", "stage"}
-    | {"costs", "memory", "online_costs", "writing", "remedies", "stage_setup", "estimate", "plan_report", "rewards"},
+    {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "pruning_plots", "stage"}
+    | {"costs", "memory", "online_costs", "writing", "remedies", "stage_setup", "estimate", "plan_report", "rewards"}
+    | {"pushing"},
     {"distill", "online", "odpo", "grpo", "publish", "cli"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS, 1) for module in modules}

@@ -30,16 +30,21 @@ def quiet() -> Iterator[None]:
         task_module.tqdm = bar
 
 
-def open_tasks(tasks: list[str], tasks_path: str) -> TaskManager:
+def open_tasks(tasks: list[str], tasks_path: str, metadata: dict | None = None) -> TaskManager:
     """
     The task manager for a folder of YAMLs; lm-eval's own thousands of tasks are not scanned.
+
+    Args:
+        tasks (`list[str]`): tasks or groups that must be there.
+        tasks_path (`str`): the folder.
+        metadata (`dict`, *optional*): for every task's loader, as lm-eval's `--metadata`.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: a name is no task or group in it.
     """
     folder = assets.find(tasks_path)
-    manager = TaskManager(include_path=str(folder.resolve()), include_defaults=False)
+    manager = TaskManager(include_path=str(folder.resolve()), include_defaults=False, metadata=metadata)
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
         allowed = ", ".join(manager.all_tasks) or "none: it has no task YAML"

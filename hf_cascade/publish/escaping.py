@@ -1,10 +1,13 @@
-"""Text of others on a Markdown page: what a card prints is escaped, unless it is marked as Markdown of ours."""
+"""Text of others on a Markdown page: what a card prints is escaped, without paths of its maker's machine, unless it is
+marked as Markdown of ours."""
 
 import json
 import re
 import shlex
 
 import yaml
+
+from hf_cascade.publish.paths import without_paths
 
 _SPECIAL = re.compile(r"[\\`*\[\]{}|~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is one to GitHub too
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -34,7 +37,7 @@ def finalize(value) -> str:
 
 def escape(text: str) -> str:
     """A text on one line that shows as it is: no link, table cell, HTML, formula or heading begins or ends in it."""
-    text = " ".join(str(text).split())
+    text = " ".join(without_paths(str(text)).split())
     text = _SPECIAL.sub(lambda match: "\\" + match.group(), text)
     text = re.sub(r"[&<>]", lambda match: _HTML[match.group()], text)
     return Markdown(_FIRST.sub(lambda match: match.group()[:-1] + "\\" + match.group()[-1], text))
@@ -42,7 +45,7 @@ def escape(text: str) -> str:
 
 def code(text: str) -> Markdown:
     """A text as code within a line, also within a cell of a table."""
-    text = " ".join(str(text).split()).replace("|", "\\|") or " "
+    text = " ".join(without_paths(str(text)).split()).replace("|", "\\|") or " "
     ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return Markdown(f"{ticks}{space}{text}{space}{ticks}")

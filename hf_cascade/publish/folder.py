@@ -16,13 +16,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hf_cascade import manifest
-from hf_cascade.evaluate.contamination.names import NAME as CONTAMINATION
+from hf_cascade.evaluate.suite.kept import EVALS
 from hf_cascade.loading import COMPANIONS, VOCABULARIES
-from hf_cascade.publish import contents, tensors
+from hf_cascade.publish import contents, secrets, tensors
 from hf_cascade.publish.paths import without_paths, without_paths_in
 
 CONFIG = "config.json"
-RECORDS = (manifest.FILE, "evals.json", f"{CONTAMINATION}.json", f"{CONTAMINATION}.md")
+CONTAMINATION = "contamination.json"  # of `hf-cascade contamination`
+RECORDS = (manifest.FILE, EVALS, CONTAMINATION, "contamination.md")
 TEMPLATES = "additional_chat_templates"  # transformers keeps templates beside the first one here
 ALLOWED = (CONFIG, tensors.INDEX, *COMPANIONS, *VOCABULARIES, *RECORDS)
 SUFFIXES = (".json", ".jinja", ".txt", ".md", *contents.BINARY)  # of allowed files beside weights
@@ -147,8 +148,6 @@ def _kind(path: Path, folder: Path) -> tuple[str, str]:
 
 def _metadata_faults(folder: Path) -> list[str]:
     """Tokens in the texts that safetensors files carry beside tensors."""
-    from hf_cascade.publish import secrets
-
     lines = []
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -189,7 +188,8 @@ def _upload(folder: Path, name: str) -> Upload:
 
 def _rewritten(path: Path) -> bytes | None:
     """A record without the machine's paths; `None` where it has none."""
-    text = path.read_text(encoding="utf-8")
+    content = path.read_bytes()
+    text = content.decode("utf-8")
     if path.suffix != ".json":
         plain = without_paths(text)
         return None if plain == text else plain.encode()
@@ -197,5 +197,5 @@ def _rewritten(path: Path) -> bytes | None:
     plain = without_paths_in(record)
     if plain == record:
         return None
-    plain = {**plain, ORIGINAL: hashlib.sha256(text.encode()).hexdigest()} if isinstance(plain, dict) else plain
+    plain = {**plain, ORIGINAL: hashlib.sha256(content).hexdigest()} if isinstance(plain, dict) else plain
     return (json.dumps(plain, indent=2, ensure_ascii=False) + "\n").encode()

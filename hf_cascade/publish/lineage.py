@@ -52,8 +52,7 @@ def stages_of(folder: Path, record: dict) -> list[Stage]:
     """
     A model's ancestors and itself, oldest first.
 
-    A manifest is looked for beside the model's folder, where its child's manifest says, and as `<stage>.json` in its
-    child's folder (how shipped models keep it); only a file of the recorded hash counts.
+    A manifest is looked for beside the model's folder and where its child's manifest says, and is known by its hash.
     """
     line = [Stage(record["stage"], record["run"], _sha256(folder / manifest.FILE), record, folder)]
     for entry in reversed(record["lineage"]):
@@ -63,10 +62,10 @@ def stages_of(folder: Path, record: dict) -> list[Stage]:
 
 
 def origin_of(stages: list[Stage]) -> Origin | None:
-    """The model that a line began with: the model input of its first stage; `None` of one that began anew, or unknown."""
+    """The model that a line began with: its first stage's model input; `None` of one that began anew, or unknown."""
     first = stages[0]
     given = model_input(first.record) if first.record else None
-    if given is None:
+    if given is None or first.run == "pretrain":
         return None
     if (place := here(given)) is not None:
         return Origin(place.resolve().name, folder=place)
@@ -106,13 +105,10 @@ def _find(entry: dict, folder: Path, child: Stage | None) -> Stage:
         given = model_input(child.record)
         if given and (place := here(given)) is not None:
             files.append(place / manifest.FILE)
-        if child.folder is not None:
-            files.append(child.folder / f"{entry['stage']}.json")
     for path in files:
         if path.is_file() and _sha256(path) == entry["manifest_sha256"]:
             record = json.loads(path.read_text(encoding="utf-8"))
-            place = path.parent if path.name == manifest.FILE else None
-            return Stage(entry["stage"], entry["run"], entry["manifest_sha256"], record, place)
+            return Stage(entry["stage"], entry["run"], entry["manifest_sha256"], record, path.parent)
     return Stage(entry["stage"], entry["run"], entry["manifest_sha256"])
 
 

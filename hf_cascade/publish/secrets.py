@@ -66,5 +66,7 @@ def _spans(text: str) -> list[tuple[int, int, str]]:
     for variable in VARIABLES:
         value = os.environ.get(variable, "").strip()
         if len(value) >= _SHORTEST:
-            spans += [(match.start(), match.end(), f"value of {variable}") for match in re.finditer(re.escape(value), text)]
+            spans += [
+                (match.start(), match.end(), f"value of {variable}") for match in re.finditer(re.escape(value), text)
+            ]
     return spans

@@ -70,7 +70,9 @@ def read_header(path: Path) -> tuple[list[Tensor], dict[str, str]]:
             raise Torn(f"{tensor.name} starts at byte {tensor.start:,}, not {place:,}: tensors overlap or leave a gap")
         place = tensor.end
     if place != size:
-        what = f"it ends after {size:,} of {place:,} bytes" if place > size else f"{size - place:,} bytes follow the last"
+        what = (
+            f"it ends after {size:,} of {place:,} bytes" if place > size else f"{size - place:,} bytes follow the last"
+        )
         raise Torn(f"{what}: torn, or not written by safetensors")
     return tensors, about
 

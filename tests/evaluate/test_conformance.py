@@ -174,11 +174,9 @@ def test_a_record_is_kept_for_the_scorers_that_it_proves(monkeypatch):
 
 
 def test_nothing_is_measured_with_a_wrong_scorer(monkeypatch, tmp_path, capsys):
-    wrong = Case(gold=lambda doc: "something else")
-    monkeypatch.setattr(
-        "hf_cascade.evaluate.conformance.prove.all_cases",
-        lambda: dict.fromkeys(("cascade_tiny_continuation", "cascade_tiny_bits"), wrong),
-    )
+    cases = all_cases()
+    cases["cascade_tiny_continuation"] = Case(gold=lambda doc: "something else", metric="acc_bytes")
+    monkeypatch.setattr("hf_cascade.evaluate.conformance.prove.all_cases", lambda: cases)
     arguments = ["--model", "recipes/tiny/parent", "--suite", "tiny", "--output_dir", str(tmp_path / "out")]
     assert main(["evaluate", *arguments]) == 2
     assert "fail their conformance" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -237,6 +237,27 @@ def test_prompts_that_do_not_fit_are_counted(tokenizer, tmp_path):
             assert found["cascade_tiny_continuation"]["cut_prompts"] == share
 
 
+def test_a_longer_window_than_the_models_is_not_run(tokenizer, tmp_path):
+    lm = HFBackend(tiny_model(3, max_position_embeddings=64), tokenizer, identity="64")
+    tasks = ["cascade_retrieval_8k", "cascade_tiny_bits"]
+    found = run_suite(lm, tasks, SuiteSettings(limit=2), tmp_path)
+    assert {figures["status"] for figures in found.values()} == {"not run"}
+    assert found[tasks[0]]["reason"] == "it measures a window of 8,192 tokens, and the model has 64 positions"
+    assert "and the model 64 positions" in found[tasks[1]]["reason"]
+
+
+def test_a_prompt_has_as_many_of_the_models_tokens_as_its_task_says(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    tokenizer = type(tokenizer).from_pretrained(tmp_path)
+    manager = open_tasks(["cascade_retrieval_4k"], "evals/tasks", {"tokenizer": tokenizer.name_or_path})
+    (task,) = manager.load(["cascade_retrieval_4k"])["tasks"].values()
+    lengths = [len(tokenizer(task.doc_to_text(doc))["input_ids"]) for doc in task.eval_docs]
+    assert len(lengths) == 20 and all(3700 < length <= 4096 - 32 for length in lengths)
+    prompts = [task.doc_to_text(doc) for doc in task.eval_docs]
+    places = [prompt.index(doc["number"]) / len(prompt) for prompt, doc in zip(prompts, task.eval_docs, strict=True)]
+    assert all(abs(place - doc["depth"]) < 0.06 for place, doc in zip(places, task.eval_docs, strict=True))
+
+
 def test_sampling_resumes_to_the_same_figures(model, tokenizer, path, tmp_path, monkeypatch):
     settings = SuiteSettings(tasks_path=path, samples=3)
     whole = run_suite(HFBackend(model, tokenizer, batch_size=8), ["toy_sampled"], settings, tmp_path / "a")

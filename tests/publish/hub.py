@@ -150,7 +150,7 @@ class Hub:
                     rule.what()
             faults = [rule.what for rule in rules if not callable(rule.what)]
             if faults and isinstance(faults[0], int):
-                raise Problem(faults[0], f"made up: {request.headers.get('authorization')}")
+                return _fault(faults[0], authorization)
             if DROP_BEFORE in faults:
                 return DROP_BEFORE
             made = hub_routes.answer(self, request)
@@ -209,6 +209,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Tests print what they need."""
+
+
+def _fault(status: int, authorization: str) -> Answer:
+    """A page of a proxy in front of the Hub, or JSON of the Hub; a rude one, that repeats the token."""
+    if status >= 500:
+        return Answer(b"<html>Service unavailable</html>", status, {"X-Request-Id": "made-up"})
+    return _as_answer(Problem(status, f"made up for {authorization}"))
 
 
 def _as_answer(problem: Problem) -> Answer:

@@ -111,6 +111,10 @@ class HFBackend(Asking, HFLM):
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = True, override_bs: int | None = None):
         window = self.max_length + 1  # the last token is scored, not read
+        if (longest := max((len(continuation) for _, _, continuation in requests), default=0)) >= window:
+            raise Unsupported(
+                f"a text to be scored has {longest:,} tokens, and the model {self.max_length:,} positions"
+            )
         self.cut |= {asked for asked, context, continuation in requests if len(context) + len(continuation) > window}
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 

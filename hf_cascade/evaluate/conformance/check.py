@@ -75,7 +75,7 @@ class Prover:
             _, samples = self._run(Positional(position))
             for sample in samples:
                 if position < counts[sample["doc_id"]]:
-                    right[sample["doc_id"]] += sample[self.case.metric]
+                    right[sample["doc_id"]] += sample.get(self.case.metric, 0.0)
         odd = [row for row, total in enumerate(right) if total != self.case.oracle]
         return Finding("positions", not odd, f"rows {odd[:5]}: not exactly one option is right" if odd else "")
 

@@ -53,7 +53,8 @@ def run_suite(
     Raises:
         ValueError, FileNotFoundError: an unknown task or folder, or a chat with a model that has no chat template.
     """
-    manager = open_tasks(tasks, settings.tasks_path)
+    tokenizer = getattr(getattr(lm, "tokenizer", None), "name_or_path", None)  # counts what tasks measure in tokens
+    manager = open_tasks(tasks, settings.tasks_path, {"tokenizer": tokenizer} if tokenizer else None)
     if hasattr(lm, "check_chat"):
         if settings.chat:
             lm.check_chat()
@@ -71,7 +72,7 @@ def run_suite(
 def _run(lm: LM, name: str, manager: TaskManager, settings: SuiteSettings, folder: Path, report) -> dict[str, dict]:
     """One task, or all of a group."""
     used = dict(data.used)
-    loaded, reason = _attempt(lambda: manager.load([name])["tasks"])
+    loaded, reason = _attempt(lambda: _load(lm, name, manager))
     if (reason := _agreed(lm, reason)) is not None:
         return {name: {"status": NOT_RUN, "reason": reason}} if lm.rank == 0 else {}
     read = {split: entry for split, entry in data.used.items() if entry is not used.get(split)}
@@ -82,6 +83,20 @@ def _run(lm: LM, name: str, manager: TaskManager, settings: SuiteSettings, folde
         if lm.rank == 0:
             found[task_name] = figures if figures["status"] == NOT_RUN else {**figures, "data": read}
     return found
+
+
+def _load(lm: LM, name: str, manager: TaskManager) -> dict[str, Task]:
+    """
+    A task, or all of a group, with their rows.
+
+    Raises:
+        Unsupported: it measures a longer window than the model has.
+    """
+    needed = ((manager.task_index[name].cfg or {}).get("metadata") or {}).get("positions", 0)
+    window = getattr(lm, "max_length", None) or needed
+    if window < needed:
+        raise Unsupported(f"it measures a window of {needed:,} tokens, and the model has {window:,} positions")
+    return manager.load([name])["tasks"]
 
 
 def _run_task(lm: LM, task: Task, settings: SuiteSettings, folder: Path, progress: Progress) -> dict:

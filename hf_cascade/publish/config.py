@@ -1,0 +1,80 @@
+"""What `hf-cascade publish` publishes, where to, and on what terms."""
+
+from dataclasses import dataclass, field
+
+KINDS = ("base", "instruct", "reasoning")
+GATES = ("auto", "manual")
+
+
+@dataclass(kw_only=True)
+class PublishArguments:
+    """
+    All parameters of `hf-cascade publish`. In a family file the same names stand for each model, or for all.
+
+    Args:
+        model (`str`, *optional*): a finished and evaluated folder.
+        repo_id (`str`, *optional*): its repository, `ORG/NAME`.
+        family (`str`, *optional*): a file that names several models, which go into one collection; instead of `model`
+            and `repo_id`.
+        run_dir (`str`, *optional*): folder of the stages that a family file names; unset, `runs/` and the name of the
+            folder that the file is in, where `hf-cascade run` puts them.
+        namespace (`str`, *optional*): account or organization of repositories that are named without one.
+        parent (`str`, *optional*): folder of the model to compare with on the card and in the gate; unset, what the
+            folder's manifest names.
+        base_model (`str`, *optional*): Hub id of the model it was made from; unset, what its first stage read. In a
+            family file the bare name of another of its models is that one's repository.
+        targets (`str`, *optional*): a YAML file of the gate's limits; unset, the defaults.
+        license (`str`, *optional*): identifier, as `apache-2.0`; unset, the parent's, if its card is here.
+        language (`list[str]`, *optional*): ISO 639 codes; unset, those of the parent's card.
+        kind (`str`, *optional*): base, instruct or reasoning, which is the card's template; unset, by its stages.
+        private (`bool`, *optional*): `false` makes the repository public, when everything is in place; `true` hides
+            it, if it is public. Unset, a new repository is private, and an old one stays as it is.
+        gated (`str`, *optional*): who downloads must ask, and is let in by `auto` or `manual` approval.
+        collection (`str`, *optional*): title of a collection to put it in, made if there is none.
+        tag (`str`, *optional*): git tag of the published state, as `v1.0`.
+        override (`str`, *optional*): a reason to publish although lines of the gate fail. It is printed, and written on
+            the card.
+        dry_run (`bool`, *optional*, defaults to `False`): show the gate's decision, the files and the card, and send
+            nothing: no connection is made.
+    """
+
+    model: str | None = field(default=None, metadata={"help": "A finished and evaluated folder."})
+    repo_id: str | None = field(default=None, metadata={"help": "Its repository: ORG/NAME."})
+    family: str | None = field(default=None, metadata={"help": "File that names several models of one collection."})
+    run_dir: str | None = field(default=None, metadata={"help": "Folder of the stages that a family file names."})
+    namespace: str | None = field(default=None, metadata={"help": "Account of repositories named without one."})
+    parent: str | None = field(default=None, metadata={"help": "Folder of the model to compare with."})
+    base_model: str | None = field(default=None, metadata={"help": "Hub id of the model it was made from."})
+    targets: str | None = field(default=None, metadata={"help": "YAML file of the gate's limits."})
+    license: str | None = field(default=None, metadata={"help": "Licence's identifier; unset, the parent's."})
+    language: list[str] = field(default_factory=list, metadata={"help": "ISO 639 codes; unset, the parent's."})
+    kind: str | None = field(
+        default=None, metadata={"help": "Card: base, instruct or reasoning; unset, by its stages.", "choices": KINDS}
+    )
+    private: bool | None = field(
+        default=None, metadata={"help": "false: public, at the end. Unset, a new repository is private."}
+    )
+    gated: str | None = field(default=None, metadata={"help": "Downloads need approval.", "choices": GATES})
+    collection: str | None = field(default=None, metadata={"help": "Title of a collection to put it in."})
+    tag: str | None = field(default=None, metadata={"help": "Git tag of the published state."})
+    override: str | None = field(
+        default=None, metadata={"help": "Reason to publish although lines of the gate fail; written on the card."}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Show the decision, the files and the card; send nothing."})
+
+    def __post_init__(self):
+        if self.family is None and (self.model is None or self.repo_id is None):
+            lacks = [name for name in ("model", "repo_id") if getattr(self, name) is None]
+            raise ValueError(f"give --model DIR and --repo_id ORG/NAME, or --family FILE: {', '.join(lacks)} not given")
+        if self.family is not None and (self.model is not None or self.repo_id is not None):
+            raise ValueError(
+                f"family={self.family}: the file names models and repositories: leave out --model, --repo_id"
+            )
+        if self.family is None and self.run_dir is not None:
+            raise ValueError(f"run_dir={self.run_dir}: it is where a family file's models are: give --family too")
+        if self.kind is not None and self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind}: allowed are {', '.join(KINDS)}")
+        if self.gated is not None and self.gated not in GATES:
+            raise ValueError(f"gated={self.gated}: allowed are {', '.join(GATES)}")
+        if self.override is not None and not self.override.strip():
+            raise ValueError("override: give the reason; it is written on the card")

@@ -1,0 +1,186 @@
+"""How a model was made, for a card: its stages with hashes, data and tokens, and commands to make it again."""
+
+import shlex
+from pathlib import Path
+
+from hf_cascade.cli import WORDS
+from hf_cascade.evaluate import tables
+from hf_cascade.publish.escaping import Markdown, code
+from hf_cascade.publish.lineage import Stage, is_hub_id
+from hf_cascade.publish.paths import without_paths, without_paths_in
+
+DID = {
+    "pretrain": "trained from a random start",
+    "prune": "pruned",
+    "distill": "distilled on a teacher's logits",
+    "sft": "fine-tuned on conversations",
+    "odpo": "Online DPO",
+    "grpo": "GRPO",
+    "fp8": "converted to FP8",
+}
+_DATA_FLAGS = ("calibration", "prompts")
+BUILDERS = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "webdataset")  # loaders of files, no Hub ids
+SHOWN = 12  # hex digits of a hash; cascade.json has all
+SHARES = {"grpo": "grpo/generated", "odpo": "odpo/generated"}
+
+
+def line_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a stage a row, oldest first."""
+    header = ["stage", "what was done", "shape", "from", "teacher or judge", "manifest"]
+    rows = []
+    for stage in stages:
+        record, inputs = stage.record or {}, (stage.record or {}).get("inputs") or {}
+        teachers = [inputs[flag] for flag in ("teacher_model_name_or_path", "reward_model") if inputs.get(flag)]
+        begun = inputs.get("model") or inputs.get("model_name_or_path")
+        names = [_named(begun), *(_named(one) for one in teachers)] if begun else [_named(one) for one in teachers]
+        first, others = (names[:1], names[1:]) if begun else ([], names)
+        rows.append(
+            [
+                code(stage.name),
+                DID.get(stage.run, stage.run),
+                _shape(record.get("output") or {}),
+                first[0] if first else tables.MISSING,
+                Markdown(", ".join(others)) if others else tables.MISSING,
+                code(stage.sha256[:SHOWN]),
+            ]
+        )
+    return header, rows
+
+
+def data_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: what each stage read, how much, in which windows, and how long it took."""
+    header = ["stage", "data", "read", "window", "learning rate", "time"]
+    rows = []
+    for stage in stages:
+        if stage.record is None:
+            rows.append([code(stage.name), "its record is not here", *[tables.MISSING] * 4])
+            continue
+        record, config = stage.record, stage.record["config"]
+        names = [code(name) for name in data_names(record)]
+        window = config.get("max_length") or config.get("calibration_length") or config.get("max_completion_length")
+        rate, seconds = config.get("learning_rate"), record["metrics"].get("seconds")
+        rows.append(
+            [
+                code(stage.name),
+                Markdown("<br>".join(names)) if names else tables.MISSING,
+                amount(record),
+                f"{window:,}" if window else tables.MISSING,
+                f"{rate:g}" if isinstance(rate, int | float) else tables.MISSING,
+                duration(seconds),
+            ]
+        )
+    return header, rows
+
+
+def data_names(record: dict) -> list[str]:
+    """Data sets of a stage: Hub ids with their revisions, and names of files."""
+    names = []
+    for part in record["config"].get("datasets") or []:
+        label = Path(str(part["data_files"])).name if isinstance(part.get("data_files"), str) else str(part["path"])
+        if isinstance(part.get("data_files"), list):
+            label = ", ".join(Path(str(name)).name for name in part["data_files"])
+        more = [part.get("name"), part.get("revision") and f"revision {part['revision']}"]
+        names.append(", ".join(filter(None, (label, *more))))
+    names += [
+        without_paths(record["config"][flag]) for flag in _DATA_FLAGS if isinstance(record["config"].get(flag), str)
+    ]
+    prompts = record["inputs"].get("prompts_from")
+    return names + ([f"prompts of {without_paths(prompts)}"] if isinstance(prompts, str) else [])
+
+
+def hub_datasets(stages: list[Stage]) -> list[str]:
+    """Hub ids of the data sets that the line was trained on."""
+    paths = [
+        str(part.get("path"))
+        for stage in stages
+        if stage.record
+        for part in stage.record["config"].get("datasets") or []
+        if not part.get("data_files")
+    ]
+    return list(dict.fromkeys(path for path in paths if path not in BUILDERS and is_hub_id(path)))
+
+
+def tokens_of(record: dict) -> int | None:
+    """Tokens of text that a stage was trained on, as its data ledger counts them."""
+    return (record.get("data") or {}).get("tokens")
+
+
+def amount(record: dict) -> str:
+    """What a stage read or wrote, as far as its manifest says."""
+    metrics = record["metrics"]
+    if tokens := tokens_of(record):
+        return f"{tables.count(tokens)} tokens"
+    if tokens := metrics.get("calibration_tokens"):
+        return f"{tables.count(tokens)} tokens, for calibration"
+    prefix = SHARES.get(record["run"])
+    if prefix and (tokens := metrics.get(f"{prefix}_tokens")):
+        return f"{metrics.get(f'{prefix}_responses', 0):,} answers of its own, {tables.count(tokens)} tokens"
+    if rows := (metrics.get("reasoning_data") or {}).get("rows"):
+        epochs = metrics.get("epoch")
+        return f"{rows:,} conversations" + (f", {epochs:.3g} times" if epochs else "")
+    if metrics.get("epoch"):
+        return f"{metrics['epoch']:.3g} epochs"
+    return tables.MISSING
+
+
+def longest_window(stages: list[Stage]) -> tuple[int, str] | None:
+    """The longest window of text that a stage was trained on, and that stage; `None` where no manifest says."""
+    found = []
+    for stage in stages:
+        if stage.record is None or stage.run not in ("pretrain", "distill", "sft"):
+            continue
+        ledger = (stage.record.get("data") or {}).get("ledger") or []
+        own = [(part.get("lengths") or {}).get("longest") for part in ledger if part.get("stage") == stage.name]
+        longest = max((length for length in own if length), default=None) or stage.record["config"].get("max_length")
+        if longest:
+            found.append((int(longest), stage.name))
+    return max(found, key=lambda pair: pair[0]) if found else None
+
+
+def commands(stages: list[Stage]) -> list[tuple[str, str, dict]]:
+    """For each stage whose record is here: its name, the command, and what the YAML file that it names holds."""
+    found = []
+    for stage in stages:
+        if stage.record is None or stage.run not in WORDS:
+            continue
+        inputs = {flag: _places(value) for flag, value in stage.record["inputs"].items()}
+        file = shlex.quote(f"{stage.name}.yaml")
+        command = f"hf-cascade {stage.run} --config {file} --output_dir {shlex.quote(stage.name)}"
+        found.append((stage.name, command, without_paths_in({**inputs, **stage.record["config"]})))
+    return found
+
+
+def duration(seconds: float | None) -> str:
+    """`83 s`, `12 min`, `3.4 h`."""
+    if seconds is None:
+        return tables.MISSING
+    return (
+        f"{seconds:,.0f} s"
+        if seconds < 600
+        else f"{seconds / 60:,.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:,.1f} h"
+    )
+
+
+def _shape(output: dict) -> str:
+    """`8 x 96 / 256, 1.18M`: layers, hidden size, FFN size, parameters."""
+    keys = ("num_hidden_layers", "hidden_size", "intermediate_size")
+    if any(output.get(key) is None for key in keys):
+        return tables.MISSING
+    layers, hidden, ffn = (output[key] for key in keys)
+    size = f", {tables.count(output['num_parameters'])}" if output.get("num_parameters") else ""
+    return f"{layers} × {hidden:,} / {ffn:,}{size}"
+
+
+def _named(source) -> Markdown:
+    return Markdown(", ".join(code(_last(one)) for one in (source if isinstance(source, list) else [source])))
+
+
+def _last(source: str) -> str:
+    """A Hub id whole, of a path the last name."""
+    return source if is_hub_id(source) else Path(source).name
+
+
+def _places(value):
+    return [_last(one) for one in value] if isinstance(value, list) else _last(value)

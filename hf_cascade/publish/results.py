@@ -1,0 +1,243 @@
+"""What was measured, as a card's tables: every figure from evals.json, beside the paper's, the parent's, and chance."""
+
+from dataclasses import asdict, dataclass, field
+
+from hf_cascade.evaluate import tables
+from hf_cascade.evaluate.suite import report, suites
+from hf_cascade.evaluate.suite.completeness import joined
+from hf_cascade.evaluate.suite.figures import RUN, Z
+from hf_cascade.publish.escaping import Markdown, escape
+from hf_cascade.publish.facts import Facts
+
+PART = "†"  # marks what was measured on a part of its benchmark
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    A table with what has to be said below it.
+
+    Attributes:
+        title (`str`): its heading.
+        header (`list[str]`), rows (`list[list[str]]`): cells.
+        not_run (`list[str]`): `MMLU 5-shot: reason`.
+        part (`list[str]`): `MATH: the first 8 rows`: what was measured on a part of its benchmark.
+        more (`list[tuple]`): (title, header, rows) of further tables: responses, judges, protocol.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    not_run: list[str] = field(default_factory=list)
+    part: list[str] = field(default_factory=list)
+    more: list[tuple[str, list[str], list[list[str]]]] = field(default_factory=list)
+
+
+def suite_tables(facts: Facts) -> list[Table]:
+    """One table for each suite in evals.json."""
+    return [_suite_table(facts, name) for name in (facts.evals or {}).get("suites") or {}]
+
+
+def suite_results(facts: Facts) -> dict:
+    """
+    evals.json of the model, and of its parent, as `hf-cascade evaluate` has them in results.json: what its reports and
+    pictures read.
+    """
+    evals = facts.evals or {}
+    known = [_described(name, content["rows"]) for name, content in (evals.get("suites") or {}).items()]
+    models = [{**evals, "name": facts.name, "suites": evals.get("suites") or {}}]
+    parent = (facts.parent_evals or {}).get("suites") or {}
+    same = {suite["name"]: parent[suite["name"]] for suite in known if suite["name"] in parent}
+    if same and facts.parent != facts.name:
+        models.insert(0, {"name": facts.parent, "suites": same})
+    return {"suites": known, "suite_parent": facts.parent, "models": models, "children": [], "heldout": None}
+
+
+def ran(facts: Facts) -> list[dict]:
+    """All rows that were run: `{"suite", "label", "scale", "tasks", **figures}`."""
+    found = []
+    for suite in suite_results(facts)["suites"]:
+        rows = facts.evals["suites"][suite["name"]]["rows"]
+        for row in suite["rows"]:
+            figures = rows.get(row["label"]) or {}
+            if figures.get("status") == RUN:
+                found.append({"suite": suite["name"], **row, **figures})
+    return found
+
+
+def missing(facts: Facts) -> list[str]:
+    """Labels of the rows that were not run."""
+    suites_ = ((facts.evals or {}).get("suites") or {}).values()
+    return list(dict.fromkeys(n for suite in suites_ for n, row in suite["rows"].items() if row.get("status") != RUN))
+
+
+def held_out(facts: Facts) -> Table | None:
+    """Perplexity and divergence on held-out text; `None` where it was not measured."""
+    evals, rows = facts.evals or {}, []
+    teacher = evals.get("teacher")
+    for key in ("heldout", "long"):
+        figures = evals.get(key)
+        if not figures:
+            continue
+        parents = (
+            evals["retention"] * figures["perplexity"] / 100 if key == "heldout" and evals.get("retention") else None
+        )
+        rows.append(
+            [
+                f"{figures['max_length']:,} tokens",
+                Markdown(f"**{tables.figure(figures['perplexity'])}**"),
+                tables.figure(parents),
+                tables.percent(evals.get("retention") if key == "heldout" else None),
+                tables.fixed(figures["bits_per_byte"], 3),
+                tables.fixed(figures.get("kl"), 3),
+                tables.share(figures.get("top1_agreement")),
+                tables.count(figures["tokens"]),
+            ]
+        )
+    if not rows:
+        return None
+    name = teacher or "the parent"
+    header = ["window", "perplexity ↓", f"{name}'s", "kept", "bits per byte ↓", f"KL from {name} ↓", "same top token"]
+    return _without_empty(Table("Held-out text", [*header, "tokens scored"], rows))
+
+
+def task_table(facts: Facts) -> Table | None:
+    """lm-eval tasks that were run outside of suites; `None` without any."""
+    rows = []
+    for name, task in ((facts.evals or {}).get("tasks") or {}).items():
+        parents = ((facts.parent_evals or {}).get("tasks") or {}).get(name)
+        error = task.get("stderr")
+        value = tables.fixed(task["value"], 3) + ("" if error is None else f" ± {Z * error:.3f}")
+        arrow = "↑" if task.get("higher_is_better", True) else "↓"
+        theirs = tables.fixed(parents and parents["value"], 3)
+        chance = tables.fixed(task.get("chance"), 3)
+        rows.append([name, f"{task.get('metric', '')} {arrow}", Markdown(f"**{value}**"), theirs, chance])
+    header = ["task", "metric", facts.name, report.parent_label(facts.parent or "parent"), "chance"]
+    limit = facts.evals.get("limit") if rows else None
+    part = [f"all tasks: at most {limit:,} rows each"] if limit else []
+    return _without_empty(Table("Further tasks", header, rows, part=part)) if rows else None
+
+
+def preference_table(facts: Facts) -> Table | None:
+    """Win rates and rewards of sampled answers against a baseline; `None` where it was not measured."""
+    evals = facts.evals or {}
+    found, asked = evals.get("preference"), evals.get("comparison") or {}
+    if not found:
+        return None
+    rows = [
+        [name, "wins", Markdown(f"**{escape(tables.win_rate(win))}**"), win["judged"]]
+        for name, win in (found.get("wins") or {}).items()
+    ]
+    for name, reward in ((found.get("verbosity") or {}).get("rewards") or {}).items():
+        rows.append([name, "mean", Markdown(f"**{escape(tables.bracketed(reward, 3))}**"), reward["judged"]])
+    if not rows:
+        return None
+    title = f"Sampled answers, beside those of {asked['baseline']}" if asked.get("baseline") else "Sampled answers"
+    return Table(title, ["by", "figure", f"{facts.name} [95%]", "answers"], rows)
+
+
+def response_line(facts: Facts) -> str | None:
+    """How sampled answers were drawn and how they end; `None` where none were drawn."""
+    evals = facts.evals or {}
+    found, asked = evals.get("preference"), evals.get("comparison") or {}
+    if not found:
+        return None
+    told = [f"{found['responses']:,} answers to {asked['rows']:,} prompts"] if asked.get("rows") else []
+    told += [f"temperature {asked['sampling_temperature']:g}, top_p {asked['top_p']:g}"] if asked.get("top_p") else []
+    told += [f"mean length {tables.figure(found['tokens'])} tokens"] if found.get("tokens") else []
+    names = {"loop_rate": "loop", "truncated_rate": "are cut off"}
+    told += [f"{tables.share(found[key])} {what}" for key, what in names.items() if found.get(key) is not None]
+    return ", ".join(told) + "."
+
+
+def _suite_table(facts: Facts, name: str) -> Table:
+    results = suite_results(facts)
+    suite = next(one for one in results["suites"] if one["name"] == name)
+    mine, theirs = results["models"][-1], results["models"][0] if len(results["models"]) > 1 else {"suites": {}}
+    rows = mine["suites"][name]["rows"]
+    beside = (theirs["suites"].get(name) or {"rows": {}})["rows"]
+    papers = dict.fromkeys(one["paper_model"] for one in rows.values() if one.get("paper_model"))
+    parent = report.parent_label(facts.parent or "parent")
+    header = ["benchmark", facts.name, parent, "kept", f"{', '.join(papers)} (paper)", "minus paper", "chance"]
+    lines = []
+    for row in suite["rows"]:
+        one = rows.get(row["label"]) or {"status": "not run", "reason": "it is not in evals.json"}
+        lines.append([row["label"], *_cells(one, beside.get(row["label"]), row)])
+    alone = {**results, "models": [mine]}
+    more = [("Responses", *report.samples(alone, suite)), ("Judged", *report.judged(alone, suite))]
+    more.append(("How it was measured", *report.protocol(alone, suite)))
+    more = [_without_model(*one) for one in more if one[2]]
+    part = [f"{r['label']}: {joined(p, '; ', 'reasons')}" for r in suite["rows"] if (p := _short(rows, r["label"]))]
+    return _without_empty(Table(suite["title"], header, lines, report.not_run(alone, suite), part, more))
+
+
+def _cells(one: dict, theirs: dict | None, row: dict) -> list[str]:
+    """A row's cells after its label."""
+    parent = one.get("parent")
+    if theirs is not None and theirs.get("status") == RUN:
+        beside = _value(theirs, row)
+    else:
+        beside = report.number(parent, row)
+    paper = report.number(one.get("paper"), row)
+    if one["status"] != RUN:
+        return ["not run", beside, tables.MISSING, paper, tables.MISSING, report.number(one.get("chance"), row)]
+    value = Markdown(f"**{escape(_value(one, row))}**{PART if one.get('short') else ''}")
+    arrow = "" if one.get("higher_is_better", True) else " ↓"
+    kept = tables.percent(one.get("retention"))
+    return [Markdown(value + arrow), beside, kept, paper, _difference(one, row), report.number(one.get("chance"), row)]
+
+
+def _value(one: dict, row: dict) -> str:
+    """`61.2 ± 0.8`, or with the ends of an interval that is not even."""
+    value = report.number(one["value"], row)
+    if one.get("stderr") is None or one.get("low") is None:
+        return value
+    if one["stderr"] == 0 and one["low"] != one["high"]:
+        return f"{value} ({report.number(one['low'], row)} to {report.number(one['high'], row)})"
+    within = f", samples ± {report.number(Z * one['within_problem'], row)}" if one.get("within_problem") else ""
+    return f"{value} ± {report.number(one['high'] - one['value'], row)}{within}"
+
+
+def _difference(one: dict, row: dict) -> str:
+    if one.get("difference") is None:
+        return tables.MISSING
+    if one.get("short"):
+        return "not comparable"
+    place = {True: " (inside)", False: " (outside)"}.get(one.get("inside"), "")
+    return f"{one['difference']:+.{1 if row['scale'] != 1 else 3}f}{place}".replace("-", "−")
+
+
+def _short(rows: dict, label: str) -> list[str]:
+    return (rows.get(label) or {}).get("short") or []
+
+
+def _described(name: str, rows: dict) -> dict:
+    """A suite as results.json has it: as this version ships it, with the rows that evals.json has."""
+    if name in suites.names():
+        shipped = asdict(suites.load(name))
+        labels = [row["label"] for row in shipped["rows"]]
+        own = [row for row in shipped["rows"] if row["label"] in rows]
+        return {**shipped, "rows": own + [_row(label) for label in rows if label not in labels]}
+    return {"name": name, "title": name, "chat": False, "rows": [_row(label) for label in rows]}
+
+
+def _row(label: str) -> dict:
+    return {"label": label, "tasks": [], "metric": None, "scale": 100, "published": None}
+
+
+def _without_empty(table: Table) -> Table:
+    """A table without the columns that say nothing."""
+    keep = [i for i in range(len(table.header)) if i == 0 or any(row[i] != tables.MISSING for row in table.rows)]
+    rows = [[row[i] for i in keep] for row in table.rows]
+    return Table(table.title, [table.header[i] for i in keep], rows, table.not_run, table.part, table.more)
+
+
+def _without_model(title: str, header: list[str], rows: list[list[str]]) -> tuple:
+    """A report's table without its column of models, of which a card has one, and without empty columns."""
+    table = Table(title, header, rows)
+    if "model" in header:
+        place = header.index("model")
+        cut = [[cell for i, cell in enumerate(row) if i != place] for row in rows]
+        table = Table(title, [name for name in header if name != "model"], cut)
+    slim = _without_empty(table)
+    return slim.title, slim.header, slim.rows
