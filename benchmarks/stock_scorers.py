@@ -7,6 +7,7 @@ gets those that ship in `evals/rows`, at most 20. Each line is one form in which
 task of the same benchmark, where it reads the same form.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -34,6 +35,11 @@ def boxed(solution: str) -> str:
     from hf_cascade.rewards.maths import boxed
 
     return boxed(solution)
+
+
+def plain(doc: dict) -> str:
+    """The answer to an open question, or one of several that are right, bare."""
+    return re.sub(r"^\['([^']*)'.*", r"\1", doc["answer"])
 
 
 def lines() -> list[Line]:
@@ -81,6 +87,14 @@ def lines() -> list[Line]:
     for form, text in {"the answer": "{}", "the X": "the {}"}.items():
         answer = lambda doc, text=text: text.format(doc["answer"]["value"])  # noqa: E731
         found.append(Line(form, *trivia, answer, "cascade_triviaqa", answer))
+    agieval = ("agieval_math", "agieval", "hails/agieval-math", None, ("test",), "acc,none")
+    for form, text in {"a sentence with \\boxed{}": "So it is $\\boxed{{{}}}$.", "Answer: x": "Answer: {}"}.items():
+        answer = lambda doc, text=text: text.format(doc["answer"])  # noqa: E731
+        found.append(Line(form, *agieval, answer, "cascade_agieval_math", answer))
+    mmmu = ("mmmu_val_math", "mmmu", "MMMU/MMMU", "Math", ("dev", "validation"), "acc,none")
+    for form, text in {"(B)": "({})", "\\boxed{B}": "\\boxed{{{}}}", "**B**": "**{}**"}.items():
+        answer = lambda doc, text=text: text.format(doc["answer"]) if len(doc["answer"]) == 1 else plain(doc)  # noqa: E731
+        found.append(Line(form, *mmmu, answer, "cascade_mmmu", answer))
     return found
 
 
@@ -93,19 +107,17 @@ def stock_score(line: Line) -> float:
 
     from hf_cascade.evaluate.benchmarks import data
 
-    def shipped(path: str, name: str | None = None, **_) -> DatasetDict:
-        rows = {}
-        for split in line.splits:
-            try:
-                rows[split] = data.read(line.repo, split, line.config)
-            except data.MissingData:  # a train split, which the task loads and does not score
-                rows[split] = data.read(line.repo, line.splits[-1], line.config)
-        return DatasetDict(rows)
+    rows = {}
+    for split in line.splits:
+        try:
+            rows[split] = data.read(line.repo, split, line.config)
+        except data.MissingData:  # a train split, which the task loads and does not score
+            rows[split] = data.read(line.repo, line.splits[-1], line.config)
 
     before = task_module.datasets.load_dataset
     folder = Path(lm_eval.__file__).parent / "tasks" / line.folder
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    task_module.datasets.load_dataset = shipped
+    task_module.datasets.load_dataset = lambda *_, **__: DatasetDict(rows)
     try:
         task = manager.load([line.stock])["tasks"][line.stock]
     finally:
@@ -143,7 +155,8 @@ def main() -> int:
     from hf_cascade.evaluate.harness import quiet
 
     print("# A model that is always right, scored by lm-eval's tasks and by ours\n")
-    print(f"`python benchmarks/stock_scorers.py`, lm-eval {metadata.version('lm_eval')}, rows of `evals/rows`.\n")
+    print(f"`python benchmarks/stock_scorers.py`, lm-eval {metadata.version('lm_eval')}, rows of `evals/rows`.")
+    print("lm-eval's GPQA and MMMU draw at random: their figures change from run to run.\n")
     print("| lm-eval's task | right answers, written as | lm-eval | ours |\n|---|---|---:|---:|")
     with environment(HFC_EVAL_DATA=str(assets.find("evals/rows"))), quiet():
         for line in lines():

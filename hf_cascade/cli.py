@@ -5,6 +5,7 @@ import os
 import sys
 
 from hf_cascade import __version__, assets
+from hf_cascade.recipe import check_config
 
 BAD_INPUT = 2
 WORDS = {
@@ -23,6 +24,8 @@ WORDS = {
     "lengths": "how long the documents of a stage's text are, before it is trained on",
     "evaluate": "measure models: perplexity, divergence, benchmarks beside the paper's; table and plots",
     "contamination": "which benchmark rows stand in the text that a model was trained on",
+    "card": "write and check a finished model's card",
+    "publish": "finished models to the Hub, behind a gate, each in one commit with its card",
 }
 
 
@@ -77,12 +80,14 @@ def main(argv: list[str] | None = None) -> int:
         argv (`list[str]`, *optional*): arguments after the program's name. Unset, the command line's.
 
     Returns:
-        `int`: exit status: 0 done, 2 bad input (one line says what), 75 stopped and can go on.
+        `int`: exit status: 0 done, 1 refused or diverged, 2 bad input (one line says what), 75 stopped and can go on.
     """
     argv = sys.argv[1:] if argv is None else argv
     handed_on = bool(argv) and argv[0] in WORDS and argv[0] not in OWN
     arguments = argv[1:] if handed_on else make_parser().parse_args(argv)
     try:
+        if handed_on:
+            check_config(arguments)
         return _call(argv[0] if handed_on else arguments.word, arguments)
     except (ValueError, OSError) as error:  # OSError: a file or model that is missing, a folder or disk that is full
         if os.environ.get("HF_CASCADE_TRACEBACK"):
@@ -125,6 +130,14 @@ def _call(word: str, arguments) -> int:
         from hf_cascade.grpo.difficulty_command import main as difficulty
 
         return difficulty(arguments)
+    if word == "card":
+        from hf_cascade.publish.card_command import main as card
+
+        return card(arguments)
+    if word == "publish":
+        from hf_cascade.publish.command import main as publish
+
+        return publish(arguments)
     script = str(assets.find(f"trainers/{word}.py"))
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, script, *arguments])

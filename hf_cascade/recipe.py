@@ -22,10 +22,14 @@ FORBIDDEN = {
     "output_dir": "the runner sets it",
     "env": "set environment variables where you start hf-cascade",
     "hub_token": "log in with `hf auth login`; recipes are published",
+    "push_to_hub_token": "log in with `hf auth login`; recipes are published",
     "trust_remote_code": "hf-cascade runs no code from checkpoints or datasets",
-    "push_to_hub": "publishing is a stage of its own",
+    "push_to_hub": "`hf-cascade publish` does it, when the model is evaluated",
+    "log_completions_hub_repo": "`hf-cascade publish` does it, when the model is evaluated",
     "config": "name it beside `set`",
 }
+# ... and not in a mapping inside a flag, nor in the YAML file that a script or command reads by itself.
+NEVER = ("env", "hub_token", "push_to_hub_token", "trust_remote_code", "push_to_hub")
 MODELLESS = ("difficulty", "evaluate")  # runs whose folder holds no model
 DECISION_FILE = "decision.json"  # what makes a folder a reward model
 FILE_FLAGS = ("model_config", "tasks_path")  # always files here
@@ -155,7 +159,7 @@ def _load_stage(path: Path, name: str, written, changes: dict, earlier: dict, pr
             f"{where}: a stage's name becomes a folder: letters, digits, - _ . only, no dot first, and none of "
             f"{', '.join(RUNNERS_NAMES)}"
         )
-    wrong = _check_form(written, where)
+    wrong = _check_form(name, written, where)
     if wrong:
         problems += wrong
         return Stage(name, "", None, {}, {}, "")
@@ -184,11 +188,15 @@ def _load_stage(path: Path, name: str, written, changes: dict, earlier: dict, pr
     return Stage(name, run, config_file, settings, inputs, fingerprint)
 
 
-def _check_form(written, where: str) -> list[str]:
+def _check_form(name: str, written, where: str) -> list[str]:
     """What keeps a stage from being read at all."""
+    if name in FORBIDDEN and not (isinstance(written, dict) and "run" in written):
+        return [f"{where}: not allowed in a recipe: {FORBIDDEN[name]}"]
     if not isinstance(written, dict) or "run" not in written:
         return [f"{where}: a stage is a mapping of {', '.join(STAGE_KEYS)} with at least `run`"]
-    problems = [f"{where}.{key}: unknown key{_near(key, STAGE_KEYS)}" for key in written if key not in STAGE_KEYS]
+    unknown = [key for key in written if key not in STAGE_KEYS]
+    reasons = {key: f"not allowed in a recipe: {FORBIDDEN[key]}" for key in unknown if key in FORBIDDEN}
+    problems = [f"{where}.{key}: {reasons.get(key, f'unknown key{_near(key, STAGE_KEYS)}')}" for key in unknown]
     run = written["run"]
     if not isinstance(run, str) or run not in fields.DATACLASSES:
         allowed = ", ".join(fields.DATACLASSES)
@@ -218,13 +226,42 @@ def check_flags(run: str, given: dict, where: str) -> list[str]:
     return problems
 
 
+def check_config(argv: list[str]) -> None:
+    """
+    Refuse a `--config` file, of a script or command run by itself, that holds what no recipe may.
+
+    Args:
+        argv (`list[str]`): the command line.
+
+    Raises:
+        RecipeError: names the file and the keys; their values are not shown. A file that is not there is left to who
+            reads it.
+    """
+    names = [argv[place + 1] for place, word in enumerate(argv[:-1]) if word == "--config"]
+    names += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    problems = []
+    for name in names:
+        try:
+            content = read_yaml(assets.find(name))
+        except FileNotFoundError:
+            continue
+        top = [key for key in NEVER if key in content]
+        problems += [f"{name}: {key} is not allowed in a file: {FORBIDDEN[key]}" for key in top]
+        for flag, value in content.items():
+            if flag not in top:
+                inside = _forbidden_inside(value)
+                problems += [f"{name}: {flag}: {key} is not allowed in a file: {FORBIDDEN[key]}" for key in inside]
+    if problems:
+        raise RecipeError(*problems)
+
+
 def _forbidden_inside(value) -> list[str]:
     """Keys no recipe may hold, in the mappings some flags take (`model_init_kwargs`)."""
     if isinstance(value, list):
         return [key for part in value for key in _forbidden_inside(part)]
     if not isinstance(value, dict):
         return []
-    here = [key for key in ("trust_remote_code", "hub_token", "push_to_hub") if key in value]
+    here = [key for key in NEVER if key in value]
     return here + _forbidden_inside(list(value.values()))
 
 

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, TrainerCallback
 from hf_cascade import assets, manifest
 from hf_cascade.data.checkpoints import last_checkpoint
 from hf_cascade.data.lengths import FIRST_ROWS, of_rows, short_text_warning
+from hf_cascade.recipe import FORBIDDEN, check_config
 
 STOPPED = 75  # EX_TEMPFAIL: stopped on request, the same command goes on
 BAD_INPUT = 2
@@ -38,7 +39,10 @@ def run_script(main, parse) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     try:
         find_config(sys.argv)
-        sys.exit(main(*parse()))
+        check_config(sys.argv)
+        arguments = parse()
+        refuse_secrets_and_code(arguments)
+        sys.exit(main(*arguments))
     except (ValueError, OSError, FloatingPointError, TemplateError) as error:  # OSError: a missing file, a full disk
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
@@ -59,6 +63,19 @@ def find_config(argv: list[str]) -> None:
             argv[place + 1] = str(assets.find(argv[place + 1]))
         elif word.startswith("--config="):
             argv[place] = f"--config={assets.find(word.partition('=')[2])}"
+
+
+def refuse_secrets_and_code(arguments) -> None:
+    """
+    Refuse a token on the command line, where other users see it and the manifest would keep it; and foreign code.
+
+    Raises:
+        ValueError: names the flag, and shows no token.
+    """
+    for part in arguments:
+        for name in ("hub_token", "trust_remote_code"):
+            if getattr(part, name, None):
+                raise ValueError(f"{name} is not allowed: {FORBIDDEN[name]}")
 
 
 def check_output_dir(folder: str) -> None:

@@ -28,8 +28,8 @@ def main(training_args, pretraining_args, text_args, model_args, mixture):
         if pretraining_args.tokenizer is None:
             raise ValueError("model_config starts a model at random and needs a tokenizer: add --tokenizer")
         source = pretraining_args.tokenizer
-        config = AutoConfig.from_pretrained(assets.find(pretraining_args.model_config))
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(assets.find(pretraining_args.model_config), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     else:
         source = model_args.model_name_or_path
         model = load_model(source, dtype="float32")

@@ -19,7 +19,7 @@ def scale_of(largest: Tensor) -> Tensor:
 
 def encode(values: Tensor, scale: Tensor) -> Tensor:
     """
-    The nearest codes of `values`, ties to even; what is beyond the range becomes its end, where a cast makes NaN.
+    The nearest codes of `values`, ties to even; what is beyond the range, infinity too, becomes its end.
 
     Args:
         values (`Tensor`): of any shape and float type.

@@ -4,6 +4,7 @@ marked as Markdown of ours."""
 import json
 import re
 import shlex
+from urllib.parse import quote
 
 import yaml
 
@@ -86,7 +87,29 @@ def shell(text: str) -> Markdown:
     return Markdown(shlex.quote(text))
 
 
+def plain(value) -> Markdown:
+    """A number or word of ours as it is, within code; a text of others is refused."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    if not re.fullmatch(r"[\w.,=/: +-]*", text):
+        raise ValueError(f"{text!r} cannot be printed as it is; use another filter")
+    return Markdown(text)
+
+
+def link(path: str) -> Markdown:
+    """A relative path as the target of a link."""
+    return Markdown(quote(path))
+
+
+def tex(text: str) -> Markdown:
+    """A text within braces of BibTeX."""
+    return Markdown(re.sub(r"[^\w .,:;/+()-]", "", " ".join(text.split())).replace("_", "\\_"))
+
+
 FILTERS = {
+    "plain": plain,
+    "link": link,
+    "tex": tex,
+    "mark": Markdown,
     "code": code,
     "fence": fence,
     "table": lambda pair: table(*pair),

@@ -9,8 +9,8 @@ from hf_cascade.publish import results
 from hf_cascade.publish.facts import Facts
 
 FOLDER = ".eval_results"
-# Task of ours to (data set, its task id, file): data sets that the Hub lists as benchmarks and that a suite measures, with
-# the ids that results on the Hub use. The others of ours were not among the listed ones that we know of.
+# Task of ours to (data set, its task id, file): of the data sets that the Hub lists as benchmarks those that a suite
+# measures, with the ids that results on the Hub use. No other of ours is among the listed ones that we know of.
 LISTED = {"cascade_gpqa_diamond_cot": ("Idavidrein/gpqa", "diamond", "gpqa.yaml")}
 
 

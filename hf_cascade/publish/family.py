@@ -9,8 +9,9 @@ from huggingface_hub import HfApi
 from hf_cascade.publish import collection
 from hf_cascade.publish.collection import Entry
 from hf_cascade.publish.folder import Upload
-from hf_cascade.publish.release import Decision, GateRefusal, Published, Release
+from hf_cascade.publish.release import GateRefusal, Published, Release
 from hf_cascade.publish.steps import ReleaseError, Steps, print_line
+from hf_cascade.publish.verdict import Decision
 
 
 @dataclass(frozen=True)

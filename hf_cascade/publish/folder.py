@@ -18,7 +18,7 @@ from pathlib import Path
 from hf_cascade import manifest
 from hf_cascade.evaluate.suite.kept import EVALS
 from hf_cascade.loading import COMPANIONS, VOCABULARIES
-from hf_cascade.publish import contents, secrets, tensors
+from hf_cascade.publish import file_contents, secrets, tensors
 from hf_cascade.publish.paths import without_paths, without_paths_in
 
 CONFIG = "config.json"
@@ -26,7 +26,7 @@ CONTAMINATION = "contamination.json"  # of `hf-cascade contamination`
 RECORDS = (manifest.FILE, EVALS, CONTAMINATION, "contamination.md")
 TEMPLATES = "additional_chat_templates"  # transformers keeps templates beside the first one here
 ALLOWED = (CONFIG, tensors.INDEX, *COMPANIONS, *VOCABULARIES, *RECORDS)
-SUFFIXES = (".json", ".jinja", ".txt", ".md", *contents.BINARY)  # of allowed files beside weights
+SUFFIXES = (".json", ".jinja", ".txt", ".md", *file_contents.BINARY)  # of allowed files beside weights
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz")
 HARMLESS = (".gitattributes", ".gitignore", ".DS_Store")  # hidden files that downloads and desktops leave
 ORIGINAL = "published_from_sha256"  # key of a rewritten record: hash of the file that lineages name
@@ -92,7 +92,7 @@ def refusals(folder: Path) -> list[str]:
         if kind == "refused":
             lines.append(f"{name}: {told}")
         elif kind == "sent" and not name.endswith(".safetensors"):
-            lines += contents.faults(folder / name, name) + _path_faults(folder / name, name)
+            lines += file_contents.faults(folder / name, name) + _path_faults(folder / name, name)
     if not (folder / CONFIG).is_file():
         lines.append(f"{CONFIG} is missing: give a model's folder")
     if not any("link" in line or "device" in line for line in lines):
@@ -102,7 +102,8 @@ def refusals(folder: Path) -> list[str]:
 
 def left_out(folder: Path) -> list[str]:
     """Names of files and folders that stay behind, such as logs and checkpoints; a folder's ends with a slash."""
-    return [name for name, kind, _ in _entries(Path(folder)) if kind == "left out"]
+    folder = Path(folder)
+    return [name for name, kind, _ in _entries(folder) if kind == "left out"] if folder.is_dir() else []
 
 
 def _entries(folder: Path) -> list[tuple[str, str, str]]:

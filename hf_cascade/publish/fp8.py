@@ -191,7 +191,7 @@ def convert(
             draft.folder,
             stage=target.name,
             run=RUN,
-            config={"samples": samples, "max_length": max_length} | (settings or {}),
+            config={"calibration_samples": samples, "calibration_length": max_length} | (settings or {}),
             inputs={"model": str(folder)},
             metrics=figures | {"seconds": time.monotonic() - started},
             output=manifest.describe(draft.folder, twin.num_parameters()),

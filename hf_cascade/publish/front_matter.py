@@ -11,6 +11,8 @@ from hf_cascade.publish.facts import Facts
 from hf_cascade.publish.history import hub_datasets
 from hf_cascade.publish.paths import without_paths
 
+ORDER = ["license", "license_name", "license_link", "language", "library_name", "pipeline_tag", "base_model"]
+ORDER += ["base_model_relation", "datasets", "tags"]
 ARXIV = "2601.08584"
 TAGS = {"prune": "pruned", "distill": "distillation", "sft": "sft", "odpo": "online-dpo", "grpo": "grpo"}
 TEXT, IMAGES = "text-generation", "image-text-to-text"
@@ -31,7 +33,7 @@ def front_matter(facts: Facts) -> Markdown:
         eval_results=entries or None,
         model_name=facts.name if entries else None,
     )
-    return Markdown(f"---\n{data.to_yaml()}\n---")
+    return Markdown(f"---\n{data.to_yaml(original_order=ORDER)}\n---")
 
 
 def relation(facts: Facts) -> str:
@@ -57,7 +59,7 @@ def eval_results(facts: Facts) -> list[EvalResult]:
     found = []
     for row in results.ran(facts):
         if not row.get("short") and math.isfinite(row["value"]):
-            found.append(_entry(facts, row))
+            found.append(_entry(facts, row, 2 if row["scale"] != 1 else 4))
     for name, task in ((facts.evals or {}).get("tasks") or {}).items():
         if not facts.evals.get("limit") and math.isfinite(task["value"]):
             args = {"stderr": task.get("stderr"), "rows": task.get("rows")}
@@ -65,7 +67,7 @@ def eval_results(facts: Facts) -> list[EvalResult]:
     return found
 
 
-def _entry(facts: Facts, row: dict) -> EvalResult:
+def _entry(facts: Facts, row: dict, digits: int) -> EvalResult:
     keys = ("stderr", "low", "high", "within_problem", "rows", "samples_per_row", "num_fewshot")
     args = {key: row[key] for key in keys if row.get(key) is not None}
     data = row.get("data") or {}
@@ -74,10 +76,11 @@ def _entry(facts: Facts, row: dict) -> EvalResult:
     if len(repos) == 1:
         where["dataset_type"] = "/".join(repos.pop())
     if len(data) == 1:
-        (name, read), parts = next(iter(data.items())), next(iter(data)).split("/")
+        name, read = next(iter(data.items()))
+        parts = name.split("/")
         where |= {"dataset_split": parts[-1], "dataset_revision": read.get("revision")}
         where |= {"dataset_config": "/".join(parts[2:-1]) or None}
-    return _result(facts, row["label"], row["label"], metric_name(row), row["value"], args, where)
+    return _result(facts, row["label"], row["label"], metric_name(row), round(row["value"], digits), args, where)
 
 
 def _result(facts: Facts, label: str, dataset: str, metric: str, value: float, args: dict, where: dict) -> EvalResult:

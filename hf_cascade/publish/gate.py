@@ -55,8 +55,10 @@ def _about(folder: Path, evals: dict, targets: Targets) -> list[Line]:
     """Lines about the evaluation."""
     command = gate_evidence.evaluate(folder, targets)
     try:
-        lines = [gate_evidence.proved(folder, evals, targets), *gate_rows.lines(evals, targets, command)]
-        lines += gate_targets.lines(evals, _sizes(folder), targets, command)
+        lines = [gate_rows.ran(evals, targets, command)]
+        if gate_evidence.run_tasks(evals):  # else there is nothing to ask about
+            lines += [gate_evidence.proved(folder, evals, targets), *gate_rows.lines(evals, targets, command)]
+            lines += gate_targets.lines(evals, _sizes(folder), targets, command)
         report = gate_evidence.contamination(folder, evals, targets)
     except (KeyError, TypeError, AttributeError) as error:  # a file that was edited, or of another version
         figure = f"{kept.EVALS} lacks what is asked of it: {type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from hf_cascade.publish.targets import MOSTLY, Targets
 from hf_cascade.publish.verdict import Line
 
 SHOWN = 3  # of many things alike; the others are counted
-CONFORMANCE = "conformance"  # key of evals.json: {"scorers_sha256", "tasks": {task: status}}
+CONFORMANCE = "conformance"  # key of evals.json: {"scorers_sha256", "tasks": {task: {"status", "reason"}}}
 
 
 def safe(folder: Path) -> Line:
@@ -90,7 +90,8 @@ def proved(folder: Path, evals: dict, targets: Targets) -> Line:
     again = f"{prove}\n                   and, when it is green, {evaluate(folder, targets)}"
     if not record:
         return Line(name, False, f"no conformance in {EVALS}", limit, again)
-    status = {task: (record.get("tasks") or {}).get(task, NOT_RUN) for task in tasks}
+    told = record.get("tasks") or {}
+    status = {task: told.get(task, {}).get("status", NOT_RUN) for task in tasks}
     if red := [f"{task}: {one}" for task, one in status.items() if one != GREEN]:
         return Line(name, False, listed(red, ", ", "tasks"), limit, again)
     if record.get("scorers_sha256") != scorers_sha256():

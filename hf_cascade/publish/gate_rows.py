@@ -13,7 +13,7 @@ _MODEL = "look at the responses (REPORT/suites/*/*/samples); {}"
 
 def lines(evals: dict, targets: Targets, command: str) -> list[Line]:
     """
-    All of them; those about samples and judges only where some task has any.
+    All of them but [`ran`]; those about samples and judges only where some task has any.
 
     Args:
         evals (`dict`): of the folder's evals.json.
@@ -24,7 +24,7 @@ def lines(evals: dict, targets: Targets, command: str) -> list[Line]:
     generated = [(task, one) for task, one in tasks if (one.get("protocol") or {}).get("temperature") is not None]
     sampled = [(task, one) for task, one in generated if (one.get("samples_per_row") or 1) > 1]
     judged = [(task, one) for task, one in tasks if one.get("judge")]
-    found = [ran(evals, targets, command), whole(evals, targets, command)]
+    found = [whole(evals, targets, command)]
     if generated:
         found += [received(generated, command), parsed(generated, targets), counted(generated, targets, command)]
     if sampled:

@@ -31,10 +31,15 @@ def lines(evals: dict, output: dict, targets: Targets, command: str) -> list[Lin
         known = paper is not None and published.load(row.published[0]).protocol[row.published[1]]["shots"] is not None
         if known:
             found.append(_paper_line(row, figures, paper, paper_model, targets, command))
+        if row.label in targets.floors:
+            said = f"{targets.floors[row.label]:g}"
+            name = f"{row.label}: the recipe's floor"
+            found.append(_compared(name, row, figures, targets.floors[row.label], said, targets, "floors"))
         floor = _floor(targets, row.label, also_held=known)
         if floor is not None:
             found.append(_parent_line(row, figures, floor, targets, command))
     found += _perplexity(evals, targets, command)
+    found += _rewards(rows, evals, targets)
     found += _without_row(rows, targets)
     if not found and targets.retention is None:
         limit = "the paper's figures for a model of its sizes, or a part of the parent's"
@@ -62,7 +67,7 @@ def _floor(targets: Targets, label: str, also_held: bool) -> float | None:
 
 
 def _paper_line(row, figures: dict, paper: float, model: str, targets: Targets, command: str) -> Line:
-    name = f"{row.label}, the paper's"
+    name = f"{row.label}: the paper's"
     told = published.load(row.published[0]).protocol[row.published[1]]
     samples = told["metric"].partition("@")[2] if told["metric"].startswith("avg@") else None
     others = []
@@ -77,7 +82,7 @@ def _paper_line(row, figures: dict, paper: float, model: str, targets: Targets, 
 
 
 def _parent_line(row, figures: dict, floor: float, targets: Targets, command: str) -> Line:
-    name, parent = f"{row.label}, of the parent's", figures.get("parent")
+    name, parent = f"{row.label}: of the parent's", figures.get("parent")
     if parent is None:
         limit = f"{floor:.0%} of the parent's figure, which must be known"
         return Line(name, False, "no figure of the parent", limit, _PARENT.format(command))
@@ -106,7 +111,7 @@ def _perplexity(evals: dict, targets: Targets, command: str) -> list[Line]:
     kept = evals.get("retention")
     if floor is None or (not named and kept is None):
         return []
-    name, limit = "held-out perplexity, of the parent's", f"retention at least {floor:.1%}"
+    name, limit = "held-out perplexity: of the parent's", f"retention at least {floor:.1%}"
     if kept is None:
         command += " --dataset HELD_OUT_TEXT" + " --teacher PARENT" * ("--teacher" not in command)
         return [Line(name, False, "no held-out text was measured beside the parent", limit, command)]
@@ -114,6 +119,24 @@ def _perplexity(evals: dict, targets: Targets, command: str) -> list[Line]:
     figure += f" (allowed ≥ {100 * floor:.1f}%)" * passed
     remedy = _LOWER.format(f"retention: {{{PERPLEXITY}: ...}}")
     return [Line(name, passed, figure, limit, "" if passed else remedy)]
+
+
+def _rewards(rows: dict, evals: dict, targets: Targets) -> list[Line]:
+    """Floors of rewards of the model's own answers to prompts, and floors that nothing was measured for."""
+    rewards, found = (evals.get("preference") or {}).get("rewards") or {}, []
+    for label, floor in targets.floors.items():
+        name, limit = f"{label}: the recipe's floor", f"at least {floor:g}"
+        if label in targets.optional or (label in rows and rows[label][1]["status"] == RUN):
+            continue
+        if rewards.get(label) is None:
+            figure = f"no such row or reward; there are {', '.join([*rows, *rewards]) or 'none'}"
+            remedy = "run what has it (--suite, or --prompts with --reward), or mend `floors` in the targets file"
+            found.append(Line(name, False, figure, limit, remedy))
+        else:
+            passed, figure = rewards[label] >= floor, f"{rewards[label]:.3f}"
+            figure += f" (allowed ≥ {floor:g})" * passed
+            found.append(Line(name, passed, figure, limit, "" if passed else _LOWER.format("floors")))
+    return found
 
 
 def _without_row(rows: dict, targets: Targets) -> list[Line]:
@@ -124,7 +147,9 @@ def _without_row(rows: dict, targets: Targets) -> list[Line]:
             continue
         figure = "not run" if label in rows else f"no such row; there are {', '.join(rows) or 'none'}"
         remedy = "run the suite that has it, or mend `retention` in the targets file"
-        found.append(Line(f"{label}, of the parent's", False, figure, f"{targets.retention[label]:.0%}", remedy))
+        found.append(
+            Line(f"{label}: of the parent's", False, figure, f"at least {targets.retention[label]:.0%}", remedy)
+        )
     return found
 
 

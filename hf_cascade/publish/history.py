@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hf_cascade.cli import WORDS
 from hf_cascade.evaluate import tables
-from hf_cascade.publish.escaping import Markdown, code
+from hf_cascade.publish.escaping import Markdown, code, escape
 from hf_cascade.publish.lineage import Stage, is_hub_id
 from hf_cascade.publish.paths import without_paths, without_paths_in
 
@@ -26,25 +26,25 @@ SHARES = {"grpo": "grpo/generated", "odpo": "odpo/generated"}
 
 def line_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a stage a row, oldest first."""
-    header = ["stage", "what was done", "shape", "from", "teacher or judge", "manifest"]
-    rows = []
+    header = ["stage", "what was done", "shape", "teacher or judge", "manifest"]
+    rows, before = [], None
     for stage in stages:
         record, inputs = stage.record or {}, (stage.record or {}).get("inputs") or {}
         teachers = [inputs[flag] for flag in ("teacher_model_name_or_path", "reward_model") if inputs.get(flag)]
+        did = escape(DID.get(stage.run, stage.run))
         begun = inputs.get("model") or inputs.get("model_name_or_path")
-        names = [_named(begun), *(_named(one) for one in teachers)] if begun else [_named(one) for one in teachers]
-        first, others = (names[:1], names[1:]) if begun else ([], names)
-        rows.append(
-            [
-                code(stage.name),
-                DID.get(stage.run, stage.run),
-                _shape(record.get("output") or {}),
-                first[0] if first else tables.MISSING,
-                Markdown(", ".join(others)) if others else tables.MISSING,
-                code(stage.sha256[:SHOWN]),
-            ]
-        )
+        if isinstance(begun, str) and _last(begun) != before:
+            did = Markdown(f"{did}, from {code(_last(begun))}")
+        shape = _shape(record.get("output") or {})
+        told = Markdown(", ".join(_named(one) for one in teachers)) if teachers else tables.MISSING
+        rows.append([code(stage.name), did, shape, told, code(stage.sha256[:SHOWN])])
+        before = stage.name
     return header, rows
+
+
+def unknown(stages: list[Stage]) -> list[str]:
+    """Names of the stages whose record is not here."""
+    return [stage.name for stage in stages if stage.record is None]
 
 
 def data_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
@@ -134,7 +134,7 @@ def longest_window(stages: list[Stage]) -> tuple[int, str] | None:
         longest = max((length for length in own if length), default=None) or stage.record["config"].get("max_length")
         if longest:
             found.append((int(longest), stage.name))
-    return max(found, key=lambda pair: pair[0]) if found else None
+    return max(reversed(found), key=lambda pair: pair[0]) if found else None
 
 
 def commands(stages: list[Stage]) -> list[tuple[str, str, dict]]:

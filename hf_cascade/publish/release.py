@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -20,18 +19,10 @@ from hf_cascade.publish import checksums, pull_request
 from hf_cascade.publish.collection import Entry, arrange
 from hf_cascade.publish.folder import Upload
 from hf_cascade.publish.steps import ReleaseError, Steps, print_line
+from hf_cascade.publish.verdict import Decision
 
 COUNTED = re.compile(r"v(\d+)$")
 MOST_NAMED = 5  # differences in one message
-
-
-class Decision(Protocol):
-    """What a gate gives."""
-
-    passed: bool
-
-    def text(self) -> str:
-        """Every failed line."""
 
 
 class GateRefusal(ReleaseError):
@@ -200,9 +191,11 @@ class Release:
 
         def find() -> str | None:
             head = self._info(reference).sha
+            if head != base and head == self._info().sha:  # the pull request began on a commit newer than `base`
+                raise self._moved("committing", head)
             return None if head == base else head
 
-        if (done := self.steps.run("looking at the pull request", lambda: find() or False)) is not False:
+        if done := self.steps.run("looking at the pull request", lambda: find() or ""):
             return done
         additions = [
             CommitOperationAdd(upload.path_in_repo, upload.path if upload.content is None else upload.content)
@@ -248,7 +241,7 @@ class Release:
     def _ask(self, decide: Callable[[], Decision]) -> None:
         decision = decide()
         if not decision.passed:
-            text = f"{self.repo_id}: the gate refuses. {self.steps.holds} Nothing was merged.\n{decision.text()}"
+            text = f"{self.repo_id}: the gate refuses; nothing was merged. {self.steps.holds}\n{decision.text()}"
             raise GateRefusal("the gate", text)
 
     def _merge(self, number: int, base: str) -> str:
@@ -263,8 +256,7 @@ class Release:
 
         def make() -> str:
             if (head := self._info().sha) != base:
-                why = f"someone else committed {head[:12]} to main in the meantime; nothing was merged"
-                raise self.steps.error("merging", why)
+                raise self._moved("merging", head)
             if details().status == "draft":
                 self.api.change_discussion_status(self.repo_id, number, "open")
             self.steps.holds = "main is as it was or holds the complete new state, nothing between."
@@ -277,6 +269,10 @@ class Release:
         self.steps.holds = "main holds the complete new state."
         self.steps.say(f"merged: main is {commit[:12]}")
         return commit
+
+    def _moved(self, step: str, head: str) -> ReleaseError:
+        why = f"someone else committed {head[:12]} to main in the meantime; nothing was merged"
+        return self.steps.error(step, why)
 
     def _tag_is_free(self, name: str | None, commit: str | None) -> None:
         """Better now than after an upload."""

@@ -18,6 +18,7 @@ class Table:
     A table with what has to be said below it.
 
     Attributes:
+        name (`str`): of its suite, or part of evals.json.
         title (`str`): its heading.
         header (`list[str]`), rows (`list[list[str]]`): cells.
         not_run (`list[str]`): `MMLU 5-shot: reason`.
@@ -25,6 +26,7 @@ class Table:
         more (`list[tuple]`): (title, header, rows) of further tables: responses, judges, protocol.
     """
 
+    name: str
     title: str
     header: list[str]
     rows: list[list[str]]
@@ -50,7 +52,11 @@ def suite_results(facts: Facts) -> dict:
     same = {suite["name"]: parent[suite["name"]] for suite in known if suite["name"] in parent}
     if same and facts.parent != facts.name:
         models.insert(0, {"name": facts.parent, "suites": same})
-    return {"suites": known, "suite_parent": facts.parent, "models": models, "children": [], "heldout": None}
+    compared = bool(same) or any(
+        row.get("parent") is not None for suite in models[-1]["suites"].values() for row in suite["rows"].values()
+    )
+    named = facts.parent if compared else None
+    return {"suites": known, "suite_parent": named, "models": models, "children": [], "heldout": None}
 
 
 def ran(facts: Facts) -> list[dict]:
@@ -98,7 +104,7 @@ def held_out(facts: Facts) -> Table | None:
         return None
     name = teacher or "the parent"
     header = ["window", "perplexity ↓", f"{name}'s", "kept", "bits per byte ↓", f"KL from {name} ↓", "same top token"]
-    return _without_empty(Table("Held-out text", [*header, "tokens scored"], rows))
+    return _without_empty(Table("heldout", "Held-out text", [*header, "tokens scored"], rows))
 
 
 def task_table(facts: Facts) -> Table | None:
@@ -115,7 +121,7 @@ def task_table(facts: Facts) -> Table | None:
     header = ["task", "metric", facts.name, report.parent_label(facts.parent or "parent"), "chance"]
     limit = facts.evals.get("limit") if rows else None
     part = [f"all tasks: at most {limit:,} rows each"] if limit else []
-    return _without_empty(Table("Further tasks", header, rows, part=part)) if rows else None
+    return _without_empty(Table("tasks", "Further tasks", header, rows, part=part)) if rows else None
 
 
 def preference_table(facts: Facts) -> Table | None:
@@ -125,15 +131,23 @@ def preference_table(facts: Facts) -> Table | None:
     if not found:
         return None
     rows = [
-        [name, "wins", Markdown(f"**{escape(tables.win_rate(win))}**"), win["judged"]]
+        [name, "wins, percent", _interval(win, 100, 1), win["judged"]]
         for name, win in (found.get("wins") or {}).items()
     ]
     for name, reward in ((found.get("verbosity") or {}).get("rewards") or {}).items():
-        rows.append([name, "mean", Markdown(f"**{escape(tables.bracketed(reward, 3))}**"), reward["judged"]])
+        rows.append([name, "mean", _interval(reward, 1, 3), reward["judged"]])
     if not rows:
         return None
     title = f"Sampled answers, beside those of {asked['baseline']}" if asked.get("baseline") else "Sampled answers"
-    return Table(title, ["by", "figure", f"{facts.name} [95%]", "answers"], rows)
+    return Table("preference", title, ["by", "figure", f"{facts.name} (95%)", "answers"], rows)
+
+
+def _interval(given: dict, scale: float, digits: int) -> str:
+    """`57.5 (55.8 to 59.1)`."""
+    if given.get("rate") is None:
+        return tables.MISSING
+    rate, low, high = (f"{scale * given[key]:,.{digits}f}" for key in ("rate", "low", "high"))
+    return _unbroken(f"**{rate}** ({low} to {high})")
 
 
 def response_line(facts: Facts) -> str | None:
@@ -168,7 +182,7 @@ def _suite_table(facts: Facts, name: str) -> Table:
     more.append(("How it was measured", *report.protocol(alone, suite)))
     more = [_without_model(*one) for one in more if one[2]]
     part = [f"{r['label']}: {joined(p, '; ', 'reasons')}" for r in suite["rows"] if (p := _short(rows, r["label"]))]
-    return _without_empty(Table(suite["title"], header, lines, report.not_run(alone, suite), part, more))
+    return _without_empty(Table(name, suite["title"], header, lines, report.not_run(alone, suite), part, more))
 
 
 def _cells(one: dict, theirs: dict | None, row: dict) -> list[str]:
@@ -181,10 +195,23 @@ def _cells(one: dict, theirs: dict | None, row: dict) -> list[str]:
     paper = report.number(one.get("paper"), row)
     if one["status"] != RUN:
         return ["not run", beside, tables.MISSING, paper, tables.MISSING, report.number(one.get("chance"), row)]
-    value = Markdown(f"**{escape(_value(one, row))}**{PART if one.get('short') else ''}")
-    arrow = "" if one.get("higher_is_better", True) else " ↓"
+    value, _, reach = _value(one, row).partition(" ")
+    marks = [PART] * bool(one.get("short")) + ["↓"] * (not one.get("higher_is_better", True))
+    mine = _unbroken(f"**{value}** {' '.join([reach, *marks])}".rstrip())
     kept = tables.percent(one.get("retention"))
-    return [Markdown(value + arrow), beside, kept, paper, _difference(one, row), report.number(one.get("chance"), row)]
+    return [
+        mine,
+        _unbroken(beside),
+        kept,
+        paper,
+        _unbroken(_difference(one, row)),
+        report.number(one.get("chance"), row),
+    ]
+
+
+def _unbroken(text: str) -> Markdown:
+    """A figure of ours that stays on one line."""
+    return Markdown(text.replace(", ", ",\N{NO-BREAK SPACE}").replace(" ", "\N{NO-BREAK SPACE}"))
 
 
 def _value(one: dict, row: dict) -> str:
@@ -196,6 +223,26 @@ def _value(one: dict, row: dict) -> str:
         return f"{value} ({report.number(one['low'], row)} to {report.number(one['high'], row)})"
     within = f", samples ± {report.number(Z * one['within_problem'], row)}" if one.get("within_problem") else ""
     return f"{value} ± {report.number(one['high'] - one['value'], row)}{within}"
+
+
+def legend(facts: Facts) -> list[str]:
+    """What marks and columns of the suites' tables mean, as far as they are there."""
+    found = suite_tables(facts)
+    heads = {name for table in found for name in table.header}
+    cells = " ".join(cell for table in found for row in table.rows for cell in row)
+    told = ["± is half of the 95% interval over a benchmark's rows drawn anew."] if "±" in cells else []
+    told += (
+        ["samples ±: over answers drawn anew to the same problems."] if "samples\N{NO-BREAK SPACE}±" in cells else []
+    )
+    told += ["kept: the value in percent of the parent's, of a loss the other way round."] if "kept" in heads else []
+    if "minus paper" in heads:
+        told.append(
+            "minus paper: inside, where the paper's figure lies in this model's interval; where only samples can differ, "
+            "in the one over samples."
+        )
+    told += ["chance: what a model gets that knows nothing."] if "chance" in heads else []
+    told += ["↓: lower is better."] if "↓" in cells else []
+    return told
 
 
 def _difference(one: dict, row: dict) -> str:
@@ -229,15 +276,15 @@ def _without_empty(table: Table) -> Table:
     """A table without the columns that say nothing."""
     keep = [i for i in range(len(table.header)) if i == 0 or any(row[i] != tables.MISSING for row in table.rows)]
     rows = [[row[i] for i in keep] for row in table.rows]
-    return Table(table.title, [table.header[i] for i in keep], rows, table.not_run, table.part, table.more)
+    return Table(table.name, table.title, [table.header[i] for i in keep], rows, table.not_run, table.part, table.more)
 
 
 def _without_model(title: str, header: list[str], rows: list[list[str]]) -> tuple:
     """A report's table without its column of models, of which a card has one, and without empty columns."""
-    table = Table(title, header, rows)
+    table = Table("", title, header, rows)
     if "model" in header:
         place = header.index("model")
         cut = [[cell for i, cell in enumerate(row) if i != place] for row in rows]
-        table = Table(title, [name for name in header if name != "model"], cut)
+        table = Table("", title, [name for name in header if name != "model"], cut)
     slim = _without_empty(table)
     return slim.title, slim.header, slim.rows

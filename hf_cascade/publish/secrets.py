@@ -9,7 +9,7 @@ _SHAPES = {
     "API key that begins with sk-": r"(?<![A-Za-z0-9])sk-(?=[\w-]*\d)[\w-]{20,}",
     "GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})",
     "GitLab token": r"\bglpat-[\w-]{20,}",
-    "AWS access key": r"(?<![A-Za-z0-9/+=])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9/+=])",
+    "AWS access key": r"(?<![A-Za-z0-9/+])(?:AKIA|ASIA)[0-9A-Z]{16}(?![A-Za-z0-9/+])",
     "Google API key": r"\bAIza[\w-]{35}",
     "Slack token": r"\bxox[abeoprs]-[\w-]{10,}",
     "PyPI token": r"\bpypi-AgE[\w-]{50,}",

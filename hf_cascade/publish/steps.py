@@ -117,8 +117,8 @@ def describe(error: BaseException) -> str:
     response = getattr(cause, "response", None)
     if response is not None:
         said = getattr(cause, "server_message", None) or response.reason_phrase
-        remedy = REMEDIES.get(response.status_code, "")
-        text = f"the Hub answered {response.status_code}, {str(said)[:MOST_CHARACTERS].rstrip('.')}. {remedy}"
+        said = scrub(str(said))[:MOST_CHARACTERS].rstrip(".")
+        text = f"the Hub answered {response.status_code}, {said}. {REMEDIES.get(response.status_code, '')}"
     elif cause is not None:
         text = f"the connection broke, {cause}"
     elif isinstance(error, json.JSONDecodeError):

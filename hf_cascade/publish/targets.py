@@ -26,6 +26,8 @@ class Targets:
             whose protocol the paper tells.
         retention (`float` or `dict[str, float]`, *optional*): least part of the parent's figure: for all rows and the
             held-out perplexity, or by label and `perplexity`. `{}` asks for none.
+        floors (`dict[str, float]`): least figures by label, in the row's own unit, or by the name of a reward of the
+            model's answers (`--prompts`).
         points (`float`): a row may miss its target by so much, of 100; or by
         within_problem_errors (`float`): so many standard errors from sampling alone, where that is more.
         unparsed (`float`): most responses without an answer that can be read.
@@ -46,6 +48,7 @@ class Targets:
     optional: tuple[str, ...] = ()
     paper: bool = True
     retention: float | dict[str, float] | None = None
+    floors: dict[str, float] = field(default_factory=dict)
     points: float = 1.0
     within_problem_errors: float = 2.0
     unparsed: float = 0.02
@@ -77,6 +80,10 @@ class Targets:
                 _check_number(f"retention of {label}", value)
         elif self.retention is not None:
             _check_number("retention", self.retention)
+        if not isinstance(self.floors, dict):
+            raise ValueError(f"floors={self.floors!r}: give a mapping of labels to least figures")
+        for label, value in self.floors.items():
+            _check_number(f"floors, {label}", value)
         self._check_contamination()
 
     def _check_contamination(self) -> None:

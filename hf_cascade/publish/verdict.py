@@ -93,7 +93,7 @@ class Decision:
             unused = " The override was not needed, and is not recorded." * (self.override is not None)
             return f"\nGATE PASSED: {count} of {count} lines hold.{unused}"
         if self.passed:
-            names = ", ".join(line.name for line in self.overridden)
+            names = "; ".join(line.name for line in self.overridden)
             return (
                 f"\n!!! GATE OVERRIDDEN: {failed} of {count} lines fail ({names}).\n"
                 f"!!! Reason given: {self.override}\n!!! The card says so."

@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import _http, disable_progress_bars
 
+from hf_cascade.publish import steps
 from tests.publish.hub import TOKEN, Hub
 
 
@@ -38,6 +39,7 @@ def hub(tmp_path, monkeypatch):
         }.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(_http, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+        monkeypatch.setattr(steps, "FIRST_WAIT_SECONDS", 0.0)
         disable_progress_bars()
         yield hub
 

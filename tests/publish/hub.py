@@ -24,12 +24,16 @@ class Rule:
     pattern: re.Pattern
     what: int | str | Callable[[], None]
     left: float
+    skip: int = 0
 
     def takes(self, method: str, target: str) -> bool:
-        if self.left > 0 and self.method in ("*", method) and self.pattern.search(target):
-            self.left -= 1
-            return True
-        return False
+        if self.left <= 0 or self.method not in ("*", method) or not self.pattern.search(target):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.left -= 1
+        return True
 
 
 class Hub:
@@ -83,7 +87,7 @@ class Hub:
             raise Problem(404, f"no collection {slug}")
         return self.collections[slug]
 
-    def fail(self, method: str, path: str, what: int | str, times: int | None = 1) -> None:
+    def fail(self, method: str, path: str, what: int | str, times: int | None = 1, skip: int = 0) -> None:
         """
         Let requests go wrong.
 
@@ -93,8 +97,9 @@ class Hub:
             what (`int` or `str`): a status; `drop before` cuts the connection with nothing done, `drop after` does what
                 was asked and cuts the connection then.
             times (`int`, *optional*): how often; `None` for always.
+            skip (`int`): how many such requests go well before.
         """
-        self._rules.append(Rule(method, re.compile(path), what, float("inf") if times is None else times))
+        self._rules.append(Rule(method, re.compile(path), what, float("inf") if times is None else times, skip))
 
     def meanwhile(self, method: str, path: str, action: Callable[[], None]) -> None:
         """Before the next such request is answered, somebody else does something."""

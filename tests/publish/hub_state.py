@@ -221,15 +221,16 @@ class Collection:
         raise Problem(404, f"no item {key}")
 
     def as_json(self, most: int | None = None) -> dict:
-        """As the Hub writes it; a list of collections holds only the first items of each."""
+        """As the Hub writes it; a list of collections holds the first items of each, and says no position."""
+        position = {"position": 0} if most is None else {}
         return {
+            **position,
             "slug": self.slug,
             "title": self.title,
             "description": self.description,
             "owner": {"name": self.namespace, "type": "org"},
             "items": [item.as_json(position) for position, item in enumerate(self.items[:most])],
             "lastUpdated": now(),
-            "position": 0,
             "private": self.private,
             "theme": "green",
             "upvotes": 0,

@@ -6,17 +6,16 @@ rows of the same subset, and none is asked about itself.
 """
 
 import logging
-import re
 
 from hf_cascade.evaluate.benchmarks.data import MissingData, need, read
-from hf_cascade.evaluate.benchmarks.maths import Judge, stated
-from hf_cascade.evaluate.benchmarks.sampled import Verdict, once
+from hf_cascade.evaluate.benchmarks.maths import Judge
+from hf_cascade.evaluate.benchmarks.sampled import once
+from hf_cascade.evaluate.benchmarks.stated import continued, stated
 from hf_cascade.evaluate.conformance.case import Case
 
 LETTERS = "ABCDEFG"  # AGIEval's own code knows seven (src/dataset_loader.py)
 SHOTS = 5  # paper, Table 2
 SUBSETS = ("aqua-rat", "gaokao-english", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math")
-REASON = re.compile(r"\n|,? (?:since|because|which|where|when|as)\b")  # ends an answer
 logger = logging.getLogger(__name__)
 
 
@@ -98,14 +97,7 @@ def process(doc: dict, results: list) -> dict[str, float]:
 
 def process_math(doc: dict, results: list) -> dict[str, float]:
     """Figures of one response; one that only goes on with the query, "The answer is", is its first line."""
-    judge = Judge(doc["answer"].strip())
-
-    def verdict(answer: str) -> Verdict:
-        if stated(answer) is None and answer.strip():
-            answer = f"The answer is {REASON.split(answer.strip(), maxsplit=1)[0]}"
-        return judge(answer)
-
-    return once(results, verdict)
+    return once(results, Judge(doc["answer"].strip(), lambda answer: stated(answer) or continued(answer)))
 
 
 def _right(doc: dict) -> list[str]:

@@ -9,7 +9,18 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hf_cascade.rewards.maths import BRACES, TEXT
+from hf_cascade.evaluate.benchmarks.statements import (
+    ANSWER,
+    EAST,
+    EAST_ANSWER,
+    EAST_IS,
+    KIND,
+    START,
+    VERB,
+    boxes,
+    is_unreal,
+)
+from hf_cascade.rewards.maths import TEXT
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LINE = 400  # characters after "Answer:" that are looked at; this and the next two are ours
@@ -32,9 +43,7 @@ MARKUP = re.compile(
     r"|<\|[a-z_]{1,20}\|>|__|(?<![\w\\])_(?=[A-Z(])|(?<=[A-Z).])_(?!\w)"
 )
 
-EAST = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # Japanese, Chinese and Korean words follow without a space
 STOP = rf"(?![^\W{EAST}]|'\w|[+#^=]|-\w)"  # after a letter: no word goes on, as in C-terminal or C++
-START = rf"(?<![^\W{EAST}])"
 WORD = r"(?:the|la|el|le|lo|il|die|der|das|option|choice|answer|letter|opción|opcion|opção|opzione|lettre|letra|lettera"
 WORD += r"|alternativa|antwort|buchstabe|therefore|thus|hence|then|clearly|definitely|likely|probably|most|indeed"
 WORD += r"|simply|just|actually|either|both|donc|quindi|portanto|logo|also|only|correct|probably"
@@ -44,27 +53,16 @@ LEAD = re.compile(
     rf"|(?-i:[ao])\s(?=(?-i:[A-Z]){STOP}|letra|alternativa|op)){{0,8}}",
     re.I,
 )
-NOUN = r"(?:answer|ans|choice|option|solution|conclusion|verdict|final|guess|antwort|lösung|réponse|reponse|respuesta"
-NOUN += r"|solución|risposta|soluzione|resposta|solução|alternativa|opción|opção|opzione|gabarito|response|statement"
-NOUN += r"|alternative)"
-KIND = r"(?:\s(?:correct[ae]?|corretta|correta|exacte?|esatta|finale?|definitiva|choice|option|letter))?"
-VERB = r"(?:is|are|(?:would|must|should) (?:therefore |thus |then |hence )?be|will be|has to be|appears to be"
-VERB += r"|seems to be|ist|lautet|wäre|est|serait|es|sería|seria|è|é|sarebbe)"
+NOUN = rf"(?:{ANSWER}|choice|option|solution|conclusion|verdict|final|guess|lösung|solución|soluzione|solução"
+NOUN += r"|alternativa|opción|opção|opzione|gabarito|response|statement|alternative)"
 DENIAL = r"(?:isn't|is not|can't be|cannot be|can not be|ist nicht|n'est pas|no es|non è|não é)"
-EAST_NOUN = r"(?:正确的?选项|正確的?選項|答案|答え|解答|回答|正解|正答|정답|답안|답)"
-EAST_NOUN += r"[\])\"]?\s?(?:[:=→是为為选選はが]|应该?是|[은는이가])?\s?:?"
 LABEL = re.compile(
     rf"{START}{NOUN}{KIND}(?:\s(?:to|for|of|here|in|among|from)\b[^.:?!\n]{{0,60}}?)?[\"')\]]{{0,2}}"
     r"(?:,\s(?:therefore|then|thus|hence),)?\s{0,2}"
     rf"(?:[:=→]|-(?=\s)|\b(?P<denied>{DENIAL})\b|\b{VERB}\b(?:\s?:)?)"
-    rf"|^[# >]{{0,6}}(?:(?:the|my|final|correct)\s){{0,2}}{NOUN}\s?\n|<answer>|{EAST_NOUN}"
-    rf"|[故应應]?[选選][择擇]?(?![项項])|\b(?:choose|pick|select|going with|go with|opt for)\b|{BEGIN}",
+    rf"|^[# >]{{0,6}}(?:(?:the|my|final|correct)\s){{0,2}}{NOUN}\s?\n|<answer>|{EAST_ANSWER}(?:{EAST_IS})?"
+    rf"|[故应應]?[选選][择擇]?(?![项項])\s?:?|\b(?:choose|pick|select|going with|go with|opt for)\b|{BEGIN}",
     re.I | re.M,
-)
-UNREAL = re.compile(  # before "answer": it is supposed or denied
-    r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|wenn|falls|si|se)\s(?:\w+\s){0,3}"
-    r"|(?:n't|\bnot|\bnever)\s(?:(?:think|believe|say|mean|true|conclude|the case|choose|pick)\b[^.,;\n]{0,20})?)$",
-    re.I,
 )
 CLOSE = rf"[)\]}}>\"'{END}]"
 NAMED = re.compile(
@@ -77,7 +75,7 @@ REFUSED = re.compile(
     re.I,
 )
 GOES_ON = re.compile(  # after a letter without brackets, in capitals
-    rf"\s?[,;:)\n{END}]|\.(?=\s|$|\")|\s-\s|\s?\(|\s?[{EAST}]|\s(?:because|since|as|is|which|due|given|based|for|by|from"
+    rf"\s?[,;:)\n{END}]|\.(?=\s|$|\")|\s-\s|\s?\(|\s?[{EAST}]|\s(?:because|since|as|is|which|due|given|based|for|by|from|rather|instead"
     r"|weil|denn|da|car|parce|puisque|porque|pues|perché|poiché|pois|and|or|und|oder|et|ou|y|e)\b|\s?[/&|]",
 )
 JOIN = r"(?:\b(?:and/or|or|and|nor|vs|ou|oder|o|y|e|et|und)\b|[/&|+]|或|和|及|または|또는)\s{0,2}"
@@ -171,14 +169,7 @@ def _plain(text: str) -> str:
 
 def _boxes(text: str) -> str:
     """Boxes that are closed, with marks in place of their command and braces."""
-    openings, changes = [], []
-    for mark in BRACES.finditer(text):
-        if mark[0].endswith("{") and not mark[0].startswith(r"\{"):
-            openings.append(mark)
-        elif mark[0] == "}" and openings:
-            opening = openings.pop()
-            if opening[0] != "{":
-                changes += [(*opening.span(), BEGIN), (*mark.span(), END)]
+    changes = [(*mark.span(), put) for pair in boxes(text) for mark, put in zip(pair, (BEGIN, END), strict=True)]
     pieces, place = [], 0
     for start, end, mark in sorted(changes):
         pieces += [text[place:start], mark]
@@ -231,9 +222,8 @@ def _readings(text: str, statements: list[re.Match], last, options: list[str]) -
     if last is not None and (reading := _named(text[last[0] : last[1]], last[0], options)):
         yield last[0], reading
     for found in reversed(statements):
-        before = re.split(r"[.!?\n]", text[max(0, found.start() - 60) : found.start()])[-1]
         boxed = found[0] == BEGIN
-        if not boxed and UNREAL.search(before):
+        if not boxed and (before := is_unreal(text, found.start())):
             if "not" in before or "n't" in before:
                 reading = _said(text, found.end(), options)
                 if reading and reading.letter:

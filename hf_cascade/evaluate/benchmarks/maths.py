@@ -6,12 +6,15 @@ answer: to leave it out would count such rows only where they are right.
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 from hf_cascade.evaluate.benchmarks import data
 from hf_cascade.evaluate.benchmarks.sampled import Verdict, once, several
+from hf_cascade.evaluate.benchmarks.stated import SHORT, gold_of, stated
 from hf_cascade.evaluate.conformance.case import Case
-from hf_cascade.rewards.maths import BRACES, DEEPEST, LONGEST, NUMBER, SPACES, MathsReward, boxed, depth
+from hf_cascade.rewards.matching import NUMERALS
+from hf_cascade.rewards.maths import DEEPEST, LONGEST, SPACES, MathsReward, boxed, depth
 
 # EleutherAI's copy is on the Hub; hendrycks/competition_math is not, and MATH-500 is a part of it.
 MATH = "EleutherAI/hendrycks_math"
@@ -39,21 +42,8 @@ SHOTS = (
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 REWARD = MathsReward(seconds=10)  # twice the reward's limit: a wrong figure is worse than a slow one; ours
-BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*(?=\{)|\s*([^\s{}$\\]+))")
-BETWEEN = re.compile(r"[\s$]{0,8}(?:,|;|and|or|und|et)[\s$]{0,8}(?:and|or)?[\s$]{0,8}")
-FINAL = re.compile(r"final answer is:? {0,2}\$", re.IGNORECASE)
-STATEMENT = re.compile(
-    r"\banswers?[*_]{0,4}(?: to (?:this|the) (?:problem|question))? {0,3}(?:is|are|equals|should be|must be|=|:)"
-    r"(?![A-Za-z])",
-    re.IGNORECASE,
-)
-ENDS = re.compile(r"[.!?](?=\s|$)|\*\*|;|,? (?:since|because|which|where|when)\b")
-DELIMITERS = (("$$", r"\$\$"), ("$", r"(?<!\\)\$"), (r"\(", r"\\\)"), (r"\[", r"\\\]"))  # opening, regex of its end
-ADVERB = re.compile(r"(?:therefore|thus|then|simply|just|exactly|indeed|clearly|hence)[ ,:]+", re.IGNORECASE)
-LISTED = 64  # boxes of one answer; ours
-LIST = re.compile(r"\s*(?:,|;|\band\b|\bor\b)\s*")
+BASED = re.compile(r"([\dA-Z]{1,60})_\{?(?:\\(?:text|mathrm)\{)?(\d{1,2}|[a-z]{3,6})\}{0,2}")
 INTEGER = re.compile(r"([-+]?)0*(\d{1,40})(?:\.0*)?")
-SHORT = 100  # characters of a response that is nothing but an answer; ours
 
 
 def load_math(repo: str = MATH, split: str = "test", **metadata) -> dict:
@@ -134,15 +124,16 @@ class Judge:
 
     Args:
         right (`str`): the right answer, LaTeX or plain.
+        read (`Callable[[str], str | None]`, *optional*): what a response gives as its answer.
     """
 
-    def __init__(self, right: str):
-        self.right = right
+    def __init__(self, right: str, read: Callable[[str], str | None] = stated):
+        self.right, self.read = right, read
         self.others: list[str] = []  # a notation of each wrong answer so far
 
     def __call__(self, answer: str) -> Verdict:
         """The verdict about a response without its thinking."""
-        given = stated(answer)
+        given = self.read(answer)
         if given is None:
             return Verdict(0.0, None)
         equal, late = compare(self.right, given)
@@ -162,6 +153,9 @@ def compare(right: str, given: str) -> tuple[bool, bool]:
     numbers = INTEGER.fullmatch(right.strip()), INTEGER.fullmatch(given.strip())
     if all(numbers) or notation(right) == notation(given):
         return notation(right) == notation(given), False
+    if (digits := _based(right)) is not None:  # to math-verify 2220_5 is 2220_6
+        parts = [_based(part) or (notation(part), None) for part in given.split("=")]
+        return any(number == digits[0] and base in (None, digits[1]) for number, base in parts), False
     box = f"\\boxed{{{given}}}"
     if boxed(box) != given or len(given) > max(LONGEST, 2 * len(right)) or depth(given) > max(DEEPEST, depth(right)):
         return False, False
@@ -174,6 +168,12 @@ def compare(right: str, given: str) -> tuple[bool, bool]:
     return bool(equal), late
 
 
+def _based(answer: str) -> tuple[str, str] | None:
+    r"""Digits and base of `2220_5` or `2220_{\text{five}}`; `None`: it is no number with a base."""
+    found = BASED.fullmatch(notation(answer))
+    return found and (found[1], NUMERALS.get(found[2].casefold(), found[2]))
+
+
 def notation(answer: str) -> str:
     """An answer in plainer notation: integers without leading zeros, LaTeX without spaces and sizes."""
     answer = answer.strip().strip("$").strip()
@@ -182,87 +182,6 @@ def notation(answer: str) -> str:
     ):
         return whole[1].replace("+", "") * (whole[2] != "0") + whole[2]
     return SPACES.sub("", re.sub(r"\\(?:left|right|displaystyle)(?![A-Za-z])", "", answer)).replace("dfrac", "frac")
-
-
-def gold_of(solution: str) -> str | None:
-    """The content of the last box of a worked solution, be it `\\boxed 2` or `\\fbox{2}`; `None`: there is none."""
-    return boxed(BARE_BOX.sub(_braced, solution))
-
-
-def stated(answer: str) -> str | None:
-    """
-    What a response gives as its answer; `None` where it gives none, though numbers stand in it.
-
-    In this order: "The final answer is $..$" after all boxes; the last box, with those listed before it ("1, and 2");
-    the last "answer is", "Answer:"; a whole response that is a number or one formula.
-    """
-    text = BARE_BOX.sub(_braced, answer)
-    boxes = _boxes(text)
-    finals = [said for said in FINAL.finditer(text, boxes[-1][1] if boxes else 0)]
-    if finals:
-        return _said(text[finals[-1].end() - 1 :])
-    if boxes:
-        listed = [boxes[-1]]
-        for box in reversed(boxes[-LISTED:-1]):
-            if not BETWEEN.fullmatch(text[box[1] : listed[0][0]]):
-                break
-            listed.insert(0, box)
-        return ", ".join(dict.fromkeys(content for *_, content in listed))
-    said = None
-    for statement in STATEMENT.finditer(text):
-        said = statement
-    if said is not None:
-        return _said(text[said.end() :])
-    whole = text.strip()
-    if not whole or len(whole) > SHORT or "\n" in whole:
-        return None
-    bare = whole.strip("*_. ")
-    closed = any(bare.startswith(begin) and re.search(f"(?:{end})$", bare[1:]) for begin, end in DELIMITERS)
-    return _said(whole) if closed or NUMBER.fullmatch(bare.replace("$", "")) else None
-
-
-def _braced(box: re.Match) -> str:
-    if box[1] is None:
-        return r"\boxed"
-    bare = box[1].rstrip(".,;:*")
-    return f"\\boxed{{{bare}}}{box[1][len(bare) :]}" if bare else box[0]
-
-
-def _boxes(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, content) of all boxes that are closed, in the order in which they start; one pass."""
-    found, openings = [], []
-    for mark in BRACES.finditer(text):
-        if mark[0].endswith("{") and not mark[0].startswith(r"\{"):
-            openings.append(mark)
-        elif mark[0] == "}" and openings:
-            opening = openings.pop()
-            if opening[0] != "{":
-                found.append((opening.start(), mark.end(), text[opening.end() : mark.start()].strip()))
-    return sorted(found)
-
-
-def _said(text: str) -> str | None:
-    """The answer at the start of a text: one formula, or the words up to the sentence's end; a list with commas."""
-    text = text[: 2 * LONGEST].lstrip(" \t\r\n*_:=")
-    if adverb := ADVERB.match(text):
-        text = text[adverb.end() :].lstrip(" *_")
-    pieces, rest = [], text
-    while opening := next((pair for pair in DELIMITERS if rest.startswith(pair[0])), None):
-        closing = re.search(opening[1], rest[len(opening[0]) :])
-        if closing is None:
-            break
-        inner, after = rest[len(opening[0]) :][: closing.start()], rest[len(opening[0]) :][closing.end() :]
-        pieces.append(inner.strip().rstrip("."))
-        joint = LIST.match(after)
-        rest = after[joint.end() :] if joint and joint[0].strip() else ""
-        if joint and joint[0].strip() and not rest.startswith(("$", "\\(", "\\[")):
-            pieces.append(rest[: end.start() if (end := ENDS.search(rest)) else SHORT].strip())
-            break
-    if not pieces:
-        line = text.partition("\n")[0]
-        end = ENDS.search(line)
-        pieces = [line[: end.start() if end else len(line)].strip(" *_$").removesuffix(".")]
-    return ", ".join(filter(None, pieces)) or None
 
 
 def _right(doc: dict) -> list[str]:

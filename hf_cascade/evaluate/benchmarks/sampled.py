@@ -4,7 +4,7 @@
 own default keeps the first. One run gives avg@k, the paper's figure in Table 5, pass@k and maj@k (paper section 6).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -33,10 +33,22 @@ class Verdict(NamedTuple):
 
 @register_filter("keep_all")
 class KeepAll(Filter):
-    """All responses to a problem, as a list."""
+    """
+    All responses to a problem, as a list.
+
+    Args:
+        until (`list[str]`, *optional*): the task's own `until`; what stands before the first of them is kept, as some
+            servers do not stop there and a base model then goes on with questions of its own.
+    """
+
+    def __init__(self, until: Sequence[str] = ()):
+        self.until = list(until)
 
     def apply(self, resps, docs):
-        return [list(responses) for responses in resps]
+        return [[self._stopped(response) for response in responses] for responses in resps]
+
+    def _stopped(self, response: str) -> str:
+        return response[: min((at for stop in self.until if (at := response.find(stop)) >= 0), default=None)]
 
 
 def once(results: list, verdict: Callable[[str], Verdict]) -> dict[str, float]:

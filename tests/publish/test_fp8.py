@@ -1,0 +1,408 @@
+"""The FP8 twin of models: what is in its folder, what opens it, and that nothing is left after a failure."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers.integrations.finegrained_fp8 as integration
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
+
+from hf_cascade import manifest
+from hf_cascade.anatomy import READERS
+from hf_cascade.data.text_files import load_texts
+from hf_cascade.loading import load_model
+from hf_cascade.publish import activations, e4m3, fp8
+from tests.prune import families
+from tests.publish.test_fp8_e4m3 import nearest
+
+PARENT = Path(__file__).parents[2] / "recipes/tiny/parent"
+DATA = PARENT.parent / "data"
+SUFFIXES = ("weight_scale_inv", "activation_scale")
+
+
+def words(count: int, length: int = 40) -> list[str]:
+    """Documents in the tokenizer of `families`."""
+    numbers = families.ids(count, length).tolist()
+    return [" ".join(f"w{number}" for number in row) for row in numbers]
+
+
+def make_source(folder: Path, name: str, change=None, shard="5GB", dtype=torch.bfloat16, **changes) -> Path:
+    """A model folder of a family, with tokenizer, chat template and generation config."""
+    model = families.build(name, dtype=dtype, **changes)
+    if change is not None:
+        change(model)
+    model.generation_config.max_length = 99
+    model.save_pretrained(folder, max_shard_size=shard)
+    families.save_tokenizer(folder, chat_template="{{ messages }}")
+    return folder
+
+
+def whole(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder by their stored names."""
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """(twin's folder, its manifest) of the tiny parent."""
+    folder = tmp_path_factory.mktemp("fp8") / "parent-fp8"
+    texts = load_texts(str(DATA / "calibration.jsonl.gz"))[:24]
+    heldout = load_texts(str(DATA / "heldout.jsonl.gz"))[:4]
+    return folder, fp8.convert(PARENT, folder, texts, heldout, samples=8, max_length=256)
+
+
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory):
+    """(source, twin) of a vision-language model in four files."""
+    root = tmp_path_factory.mktemp("fp8-vision")
+    source = make_source(root / "source", "mistral3_ministral3", shard="60KB", tie_word_embeddings=True)
+    fp8.convert(source, root / "twin", words(40), samples=8)
+    return source, root / "twin"
+
+
+def test_every_weight_is_the_nearest_code_of_the_original(parent):
+    source, twin = whole(PARENT), whole(parent[0])
+    converted = [name for name, value in twin.items() if value.dtype == torch.float8_e4m3fn]
+    assert len(converted) == 8 * 7 == parent[1]["metrics"]["converted_layers"]
+    for name in converted:
+        weight, scale = source[name].float(), twin[name.removesuffix("weight") + "weight_scale_inv"]
+        assert torch.equal(scale, weight.abs().max() / 448)
+        assert (twin[name].float().numpy() == nearest((weight / scale).numpy())).all()
+        error = (twin[name].float() * scale - weight).abs()
+        assert (error <= (weight.abs() / 17).clamp(min=scale * 2**-10) * 1.0001).all()  # half of a subnormal's step
+    for name, value in source.items():
+        if name not in converted:
+            assert torch.equal(twin[name], value.to(torch.bfloat16)), name
+    assert not any("lm_head" in name or "embed" in name or "norm" in name for name in converted)
+
+
+def test_scales_are_scalars_of_fp32_with_the_released_names(parent, vision):
+    for folder in (parent[0], vision[1]):
+        twin = whole(folder)
+        converted = [name for name, value in twin.items() if value.dtype == torch.float8_e4m3fn]
+        scales = {name: value for name, value in twin.items() if name.endswith(SUFFIXES)}
+        assert scales.keys() == {name.removesuffix("weight") + suffix for name in converted for suffix in SUFFIXES}
+        assert all(value.shape == () and value.dtype == torch.float32 for value in scales.values())
+
+
+def test_half_the_bytes_of_bf16_and_eight_more_a_layer(parent):
+    twin, metrics = whole(parent[0]), parent[1]["metrics"]
+    in_fp8 = sum(value.numel() for value in twin.values() if value.dtype == torch.float8_e4m3fn)
+    expected = metrics["bf16_tensor_bytes"] - in_fp8 + 8 * metrics["converted_layers"]
+    assert metrics["tensor_bytes"] == expected
+    assert parent[1]["output"]["bytes"] == pytest.approx(expected, rel=0.02)  # and the header
+    assert parent[1]["output"]["num_parameters"] == 1_771_104
+
+
+def test_activation_scales_are_the_largest_input_of_each_layer(parent):
+    """Recomputed without hooks: by the layers' own arithmetic on the hidden states that transformers returns."""
+    twin = whole(parent[0])
+    model = load_model(str(PARENT), "bfloat16").float().eval()
+    tokenizer = AutoTokenizer.from_pretrained(PARENT)
+    texts = load_texts(str(DATA / "calibration.jsonl.gz"))[:24]
+    text = fp8.read_text(tokenizer, texts, ["held out text"], samples=8, max_length=256)
+    found = {"q_proj": 0.0, "gate_proj": 0.0, "down_proj": 0.0}
+    layer = model.model.layers[7]
+    attended = []
+    layer.self_attn.register_forward_hook(lambda module, inputs, output: attended.append(output[0]))
+    with torch.no_grad():
+        for ids in text.fitted:
+            stream = model(input_ids=ids, output_hidden_states=True).hidden_states[7]
+            normed = layer.input_layernorm(stream)
+            between = layer.post_attention_layernorm(stream + attended[-1])
+            inner = torch.nn.functional.silu(layer.mlp.gate_proj(between)) * layer.mlp.up_proj(between)
+            for name, value in zip(found, (normed, between, inner), strict=True):
+                found[name] = max(found[name], value.abs().max().item())
+    for name, largest in found.items():
+        part = "self_attn" if name == "q_proj" else "mlp"
+        scale = twin[f"model.layers.7.{part}.{name}.activation_scale"].item()
+        assert scale == pytest.approx(largest / 448, rel=1e-5)
+
+
+def test_layers_that_read_the_same_norm_have_one_activation_scale(parent):
+    """An engine joins q, k, v and gate, up to one product with one scale."""
+    twin = whole(parent[0])
+    for number in range(8):
+        for names in READERS.values():
+            assert len({twin[f"model.layers.{number}.{name}.activation_scale"].item() for name in names}) == 1
+
+
+def test_opens_with_transformers_dequantised(parent):
+    """Without a GPU transformers dequantises to bf16; the values are codes times scales, rounded to bf16."""
+    twin = whole(parent[0])
+    model, info = AutoModelForCausalLM.from_pretrained(parent[0], output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert {value.dtype for value in model.state_dict().values()} == {torch.bfloat16}
+    name = "model.layers.3.mlp.down_proj."
+    expected = twin[name + "weight"].float() * twin[name + "weight_scale_inv"]
+    assert torch.equal(model.state_dict()[name + "weight"], expected.to(torch.bfloat16))
+    exact = fp8.open_dequantised(parent[0])
+    assert torch.equal(exact.state_dict()[name + "weight"], expected)
+    tokenizer = AutoTokenizer.from_pretrained(parent[0])
+    prompt = tokenizer("The", return_tensors="pt")
+    assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_the_layers_a_gpu_would_run_hold_what_was_written(parent, monkeypatch):
+    """Transformers' FP8 modules, which it makes only with a GPU; their product is replaced by one in fp32."""
+    monkeypatch.setattr(FineGrainedFP8HfQuantizer, "validate_environment", lambda *_, **__: None)
+    model, info = AutoModelForCausalLM.from_pretrained(parent[0], output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    twin, state = whole(parent[0]), model.state_dict()
+    assert state.keys() == twin.keys()
+    assert all(state[name].dtype == value.dtype and torch.equal(state[name], value) for name, value in twin.items())
+    fp8_layers = {name for name, module in model.named_modules() if isinstance(module, integration.FP8Linear)}
+    exact = fp8.open_dequantised(parent[0])
+    assert fp8_layers == activations.converted_layers(exact).keys()
+
+    def product(inputs, weight, weight_scale_inv, block_size, bias, activation_scale, allow_deepgemm=True):
+        assert block_size is None and bias is None
+        codes = (inputs.float() / activation_scale).clamp(-448, 448).to(torch.float8_e4m3fn).float()
+        return (codes @ weight.float().T * activation_scale * weight_scale_inv).to(inputs.dtype)
+
+    monkeypatch.setattr(integration, "fp8_linear", product)
+    for value in model.parameters():
+        value.data = value.data.float() if value.dtype == torch.bfloat16 else value.data
+    scales = {name: twin[f"{name}.activation_scale"] for name in fp8_layers}
+    layer = "model.layers.2.mlp.up_proj"
+    inputs = torch.randn(5, 96, generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad(), activations.static_inputs(exact, scales):
+        simulated = exact.get_submodule(layer)(inputs)
+        assert torch.allclose(simulated, model.get_submodule(layer)(inputs), rtol=1e-4, atol=1e-5)
+        ids = torch.tensor([[1, *range(5, 60)]])
+        ours, theirs = (run(input_ids=ids).logits.float().log_softmax(-1) for run in (exact, model))
+    assert (ours.exp() * (ours - theirs)).sum(-1).mean() < 1e-5
+
+
+def test_divergences_are_measured_and_recorded(parent):
+    metrics = parent[1]["metrics"]
+    weights, both = metrics["weights"], metrics["weights_and_activations"]
+    assert 0 < weights["kl"] < both["kl"] < 0.01
+    assert 0.9 < both["top1_agreement"] <= weights["top1_agreement"] < 1
+    assert metrics["heldout_tokens"] > 100 and metrics["calibration_tokens"] > 1000
+    assert both["saturated"] < 1e-3
+    assert parent[1]["run"] == "fp8" and parent[1]["lineage"][-1]["stage"] == "parent"
+    assert metrics["source_sha256"] == manifest.weights_sha256(PARENT)
+    assert manifest.read(parent[0]) == parent[1]
+
+
+def test_simulated_inputs_are_rounded_and_nothing_stays_behind():
+    model = families.build("ministral3", dtype=torch.float32)
+    ids = families.ids(2, 20)
+    before = families.logits(model, ids)
+    scales = {name: e4m3.scale_of(largest) for name, largest in activations.input_maxima(model, [ids]).items()}
+    seen = []
+    with activations.static_inputs(model, scales) as saturation:
+        layer = model.model.layers[1].self_attn.o_proj
+        handle = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        during = families.logits(model, ids)
+        handle.remove()
+    scale = scales["model.layers.1.self_attn.o_proj"]
+    codes = seen[0] / scale
+    assert torch.allclose(codes, codes.clamp(-448, 448).to(torch.float8_e4m3fn).float(), rtol=1e-6)
+    assert not torch.equal(before, during)
+    assert torch.equal(before, families.logits(model, ids))
+    small = {name: scale / 4 for name, scale in scales.items()}
+    with activations.static_inputs(model, small) as more:
+        assert families.logits(model, ids).isfinite().all()
+    assert saturation.share < 1e-3 < more.share < 1
+
+
+def test_vision_tower_projector_and_head_stay(vision):
+    source, twin = whole(vision[0]), whole(vision[1])
+    kept = [name for name in source if "vision_tower" in name or "projector" in name or "embed" in name]
+    assert len(kept) > 10 and "lm_head.weight" not in twin  # tied
+    assert all(torch.equal(twin[name], source[name]) for name in kept)
+    assert sum(value.dtype == torch.float8_e4m3fn for value in twin.values()) == 4 * 7
+    config = json.loads((vision[1] / "config.json").read_text())
+    assert config["quantization_config"] == {
+        "activation_scheme": "static",
+        "dequantize": False,
+        "modules_to_not_convert": ["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+        "quant_method": "fp8",
+        "weight_block_size": None,
+    }
+    config.pop("quantization_config")
+    original = json.loads((vision[0] / "config.json").read_text())
+    assert config == original
+
+
+def test_a_vision_language_model_opens_in_both_forms(vision, monkeypatch):
+    auto = AutoModelForImageTextToText
+    model, info = auto.from_pretrained(vision[1], output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    source = auto.from_pretrained(vision[0])
+    assert families.divergence(source.float(), model.float(), families.ids(2, 20)) < 0.1
+    monkeypatch.setattr(FineGrainedFP8HfQuantizer, "validate_environment", lambda *_, **__: None)
+    model, info = auto.from_pretrained(vision[1], output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    converted = {name for name, module in model.named_modules() if isinstance(module, integration.FP8Linear)}
+    assert len(converted) == 4 * 7 and all(name.startswith("model.language_model.layers.") for name in converted)
+
+
+def test_shards_keep_their_names_and_the_index_names_every_tensor(vision):
+    names = [sorted(file.name for file in folder.glob("*.safetensors")) for folder in vision]
+    assert names[0] == names[1] and len(names[0]) > 2
+    index = json.loads((vision[1] / "model.safetensors.index.json").read_text())
+    found = {name: file.name for file in vision[1].glob("*.safetensors") for name in load_file(file)}
+    assert index["weight_map"] == found
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in whole(vision[1]).values())
+
+
+def test_tokenizer_template_and_generation_config_are_kept(vision):
+    kept = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"]
+    for name in kept:
+        assert (vision[0] / name).read_bytes() == (vision[1] / name).read_bytes()
+    assert {file.name for file in vision[1].iterdir()} == {
+        *kept,
+        "config.json",
+        "cascade.json",
+        "model.safetensors.index.json",
+        *(file.name for file in vision[0].glob("*.safetensors")),
+    }
+
+
+@pytest.mark.parametrize("name", ["llama_bias", "qwen3", "mistral"])
+def test_other_families(tmp_path, name):
+    source = make_source(tmp_path / "source", name, dtype=torch.float32)
+    record = fp8.convert(source, tmp_path / "twin", words(16), samples=4)
+    assert record["metrics"]["converted_layers"] == 28
+    twin = whole(tmp_path / "twin")
+    assert all(value.dtype == torch.bfloat16 for name, value in twin.items() if name.endswith("bias"))
+    assert AutoConfig.from_pretrained(tmp_path / "twin").dtype == torch.bfloat16
+
+
+def test_layers_of_zeros_and_of_huge_weights(tmp_path):
+    def change(model):
+        model.model.layers[0].mlp.up_proj.weight.data.zero_()  # and so the inputs of down_proj are zero
+        model.model.layers[1].self_attn.q_proj.weight.data *= 1e4
+
+    source = make_source(tmp_path / "source", "ministral3", change)
+    fp8.convert(source, tmp_path / "twin", words(16), samples=4)
+    twin = whole(tmp_path / "twin")
+    assert twin["model.layers.0.mlp.up_proj.weight_scale_inv"] == 1
+    assert twin["model.layers.0.mlp.down_proj.activation_scale"] == 1
+    assert not any(value.float().isnan().any() for value in twin.values())
+
+
+def test_a_second_call_does_nothing_and_other_weights_are_refused(tmp_path, parent, monkeypatch):
+    monkeypatch.setattr(fp8, "load_model", None)
+    folder, record = parent
+    assert fp8.convert(PARENT, folder, ["any text"]) == record
+    other = make_source(tmp_path / "other", "ministral3")
+    with pytest.raises(ValueError, match="not the FP8 twin of"):
+        fp8.convert(other, folder, ["any text"])
+
+
+@pytest.mark.parametrize("moment", ["write_files", "copy_companions", "divergences"])
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch, moment):
+    source = make_source(tmp_path / "source", "ministral3")
+
+    def fail(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(fp8, moment, fail)
+    with pytest.raises(OSError, match="No space"):
+        fp8.convert(source, tmp_path / "twin", words(16))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    monkeypatch.undo()
+    (tmp_path / ".twin.partial").mkdir()  # of a killed one
+    (tmp_path / ".twin.partial" / "model-00009.safetensors").write_text("torn")
+    fp8.convert(source, tmp_path / "twin", words(16))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source", "twin"]
+    assert not (tmp_path / "twin" / "model-00009.safetensors").exists()
+
+
+def _empty(folder):
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def _says_quantised(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+
+
+def _is_quantised(folder):
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name].to(torch.float8_e4m3fn)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _broken(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+BAD = {
+    "no model": (_empty, "is no model folder"),
+    "quantised": (_says_quantised, "quantised already .fp8."),
+    "quantised tensors": (_is_quantised, "stored as F8_E4M3.*quantised already"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "holds neither"),
+    "torn": (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), "is damaged"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
+    "broken": (_broken, "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_models_are_refused_and_nothing_is_written(tmp_path, kind):
+    spoil, message = BAD[kind]
+    spoil(make_source(tmp_path / "source", "ministral3"))
+    with pytest.raises(ValueError, match=message):
+        fp8.convert(tmp_path / "source", tmp_path / "twin", words(16))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_full_folders_and_empty_texts_are_refused(tmp_path):
+    source = make_source(tmp_path / "source", "ministral3")
+    for target in (source, PARENT):
+        with pytest.raises(ValueError, match="is not empty"):
+            fp8.convert(source, target, words(16))
+    with pytest.raises(ValueError, match="is a file"):
+        fp8.convert(source, source / "config.json", words(16))
+    for texts, message in (([], "empty"), (["w3 w4"], "a single window")):
+        with pytest.raises(ValueError, match=message):
+            fp8.convert(source, tmp_path / "twin", texts)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_dimensions_that_fp8_products_refuse_are_named(tmp_path, capsys):
+    source = make_source(tmp_path / "source", "ministral3", intermediate_size=72)
+    fp8.convert(source, tmp_path / "twin", words(16), samples=2)
+    assert "12 layers have dimensions that are no multiple of 16" in capsys.readouterr().err
+
+
+def test_a_layer_without_input_is_named():
+    model = families.build("ministral3", dtype=torch.float32)
+    model.model.layers[0].unused = torch.nn.Linear(16, 16)
+    with pytest.raises(ValueError, match="1 layers had no input.*layers.0.unused"):
+        activations.input_maxima(model, [families.ids(1, 8)])
+
+
+def test_windows_to_calibrate_and_to_measure_on_are_apart():
+    tokenizer = AutoTokenizer.from_pretrained(PARENT)
+    texts = [f"document number {number} of some words" for number in range(40)]
+    text = fp8.read_text(tokenizer, texts, samples=8)
+    fitted = {tuple(ids[0].tolist()) for ids in text.fitted}
+    held_out = {tuple(row[row_labels != -100].tolist()) for row, row_labels in zip(
+        text.held_out.inputs, text.held_out.labels, strict=True)}  # fmt: skip
+    assert len(fitted) == 8 and len(held_out) == 5 and not fitted & held_out
+    assert all(ids[0, 0] == tokenizer.bos_token_id for ids in text.fitted)
+
+
+def test_the_source_is_never_changed(tmp_path):
+    source = make_source(tmp_path / "source", "ministral3")
+    shutil.copytree(source, tmp_path / "before")
+    fp8.convert(source, tmp_path / "twin", words(16), samples=2)
+    for file in source.iterdir():
+        assert file.read_bytes() == (tmp_path / "before" / file.name).read_bytes()
