@@ -31,7 +31,8 @@ def settings(stage: str) -> dict:
 
 
 def test_stages_are_algorithm_1():
-    assert list(STAGES) == [f"{size}{stage}" for size in SIZES for stage in ("-pruned", "-short", "")]
+    assert list(STAGES) == [f"{size}{stage}" for size in SIZES for stage in ("-pruned", "-short", "")] + ["tables"]
+    assert STAGES["tables"]["inputs"] == {"model": list(SIZES), "teacher": PARENT}
     source = PARENT
     for size in SIZES:
         pruned, short, long = (STAGES[f"{size}{stage}"] for stage in ("-pruned", "-short", ""))
