@@ -102,7 +102,7 @@ def test_impossible_options_are_refused(options):
         letter_of("A", options)
 
 
-def test_a_hundred_thousand_characters_take_no_time():
+def test_forty_thousand_characters_take_no_time():
     units = [
         "Answer:",
         "answer is ",
@@ -130,7 +130,7 @@ def test_a_hundred_thousand_characters_take_no_time():
     ]
     for unit in units:
         for end in ("", "\nAnswer: C"):
-            answer = unit * (100_000 // len(unit)) + end
+            answer = unit * (40_000 // len(unit)) + end
             started = time.process_time()
             letter_of(answer, OPTIONS)
-            assert time.process_time() - started < 0.5, unit
+            assert time.process_time() - started < 0.2, unit

@@ -37,12 +37,46 @@ STATED = [
     (r"\(\frac12\)", r"\frac12"),
     ("$$70$$", "70"),
     (r"\boxed{70", None),
-    (r"\boxed{}", ""),
+    (r"\boxed{}", None),
     ("", None),
     ("There are 12, then 70", None),
     ("We answered: 70 is a number" * 10, None),
     ("70 71", None),
     ("I do not have the answers, sorry; 70", None),
+    # in the manner of models: closings, headers, languages, notes and corrections after the answer
+    ("The answer is $56$, since 7 and 8 are the only ones.", "56"),
+    ("The answer is $56$, because $7 \\cdot 8 = 56$ and $2 + 2 = 4$.", "56"),
+    ("The answer is $56$, and we are done.", "56"),
+    ("The answer is $56$ (we discard the negative root).", "56"),
+    ("The answer is 56, not 12.", "56"),
+    ("Answer: There are 56 ways.", "56"),
+    ("**Answer:** The area is $56$ square units.", "56"),
+    ("This gives a final answer of $56$.", "56"),
+    ("The answer comes out to $56$.", "56"),
+    ("### Final Answer\n\n$$\n56\n$$", "56"),
+    ("**Final Answer**\n\n56", "56"),
+    ("#### 56", "56"),
+    ("<answer>56</answer>", "56"),
+    ('{"reasoning": "7 times 8", "answer": "56"}', "56"),
+    (r"\boxed{\text{Final Answer: } 56}", "56"),
+    (r"\boxed{\textbf{56}}", "56"),
+    (r"$\boxed{56}$" "\n\nNote: write it as $\\boxed{}$. The answer is unique.", "56"),
+    (r"\boxed{12}" "\n\nWait, I forgot a factor. So the answer is $56$.", "56"),
+    (r"\boxed{56}" "\n\nTo check our answer: $7 \\cdot 8 = 56$.", "56"),
+    ("Die Antwort ist $56$.", "56"),
+    ("La respuesta final es 56.", "56"),
+    ("La réponse est donc $56$.", "56"),
+    ("Risposta: $56$", "56"),
+    ("Resposta final: **56**", "56"),
+    ("所以答案是56。", "56"),
+    ("最终答案：$56$", "56"),
+    ("したがって、答えは56です。", "56"),
+    ("따라서 정답은 $56$입니다.", "56"),
+    (r"The answer is $2^{25} \cdot 26!$", r"2^{25} \cdot 26!"),
+    ("If the answer is $56$, then seven divides it.", None),
+    ("I thought the answer is $56$, but that is wrong.", None),
+    ("The answer is $56$ times $2$.", "56$ times $2"),
+    ("The answer is at least 56 ways.", "at least 56 ways"),
 ]
 RIGHT_70 = [
     "70",
@@ -56,6 +90,8 @@ RIGHT_70 = [
     r"\boxed{70.0}",
 ]
 RIGHT_70 += [r"\boxed{n = 70}", r"\boxed{70^\circ}", r"\boxed{\text{70}}", r"\boxed{2 \cdot 35}", r"\boxed{+70}"]
+BASES = [("2220_5", "2220_{5}", True), ("2220_5", "2220_6", False), ("2220_5", "2220", True)]
+BASES += [("52_8", r"52_{\text{eight}}", True), ("52_8", "42 = 52_8", True), ("52_8", "52_{10}", False)]
 WRONG_70 = ["The answer is not 70.", "The answer is 7 or 70", "70 71", "answer: 170", "answer: 70.5", r"\boxed{70, 71}"]
 WRONG_70 += [
     r"\boxed{69} and \boxed{70}",
@@ -77,7 +113,7 @@ WRONG_70 += [
 
 @pytest.mark.parametrize("response, expected", STATED)
 def test_stated(response, expected):
-    assert (stated(response) or None) == (expected or None)
+    assert stated(response) == expected
 
 
 @pytest.mark.parametrize("response", RIGHT_70)
@@ -204,3 +240,8 @@ def test_competitions_in_other_spellings(tmp_path, monkeypatch):
         maths.load_competition("a/c", "train")
     with pytest.raises(ValueError, match="row 1: no answer"):
         maths.load_competition("a/d", "train")
+
+
+@pytest.mark.parametrize("right, given, equal", BASES)
+def test_a_number_has_its_base(right, given, equal):
+    assert maths.compare(right, given)[0] is equal

@@ -3,10 +3,14 @@
 import time
 
 import pytest
+from lm_eval import evaluate
 
-from hf_cascade import completions
+from hf_cascade import assets, completions
 from hf_cascade.evaluate.benchmarks.answers import answer_of, is_unfinished
 from hf_cascade.evaluate.benchmarks.sampled import KeepAll, Verdict, majority, once, several, within_problem
+from hf_cascade.evaluate.conformance.cases import all_cases
+from hf_cascade.evaluate.conformance.knowing import Responding
+from hf_cascade.evaluate.harness import open_tasks
 
 FINISHED = [  # (response, answer)
     ("4", "4"),
@@ -114,3 +118,24 @@ def test_within_problem_leaves_out_problems_without_verdicts():
 
 def test_keep_all_keeps_every_response():
     assert KeepAll().apply([("a", "b"), ["c"]], []) == [["a", "b"], ["c"]]
+
+
+def test_what_a_server_did_not_stop_at_is_cut_off():
+    keep = KeepAll(until=["\nQ:", "###"])
+    assert keep.apply([(" 4\nQ: 5?\nA: 5", "4 ### 5\nQ:", "4")], []) == [[" 4", "4 ", "4"]]
+
+
+def test_a_model_that_goes_on_is_scored_up_to_where_it_should_have_stopped(monkeypatch):
+    monkeypatch.setenv("HFC_EVAL_DATA", str(assets.find("evals/rows")))
+    asked = []
+    for name, case in all_cases().items():
+        if not name.startswith("cascade_") or case.gold or case.judge or "sandbox" in case.needs:
+            continue
+        task = open_tasks([name], "evals/tasks").load([name])["tasks"][name]
+        for stop in task.config.filter_list[0]["filter"][0].get("until", []):
+            assert stop in task.config.generation_kwargs["until"]
+            asked.append(name)
+            model = Responding(lambda doc, _, case=case, stop=stop: case.right(doc)[0] + stop + case.wrong(doc)[0])
+            result = evaluate(model, {"tasks": {name: task}}, limit=2, bootstrap_iters=0)["results"][name]
+            assert result[f"{case.metric},none"] == case.oracle, (name, stop)
+    assert len(asked) == 7  # two stops of MathVista among them

@@ -317,3 +317,19 @@ def test_a_trial_does_not_replace_a_whole_run(tmp_path):
     short = {**whole, "short": ["2 of 57 configs"]}
     merged, _ = kept.merge(evals(a=short), tmp_path)
     assert merged["suites"]["table3"]["rows"]["a"] == whole
+
+
+def test_figures_of_other_scorers_are_dropped(tmp_path):
+    rows = {"MATH": {"status": "run", "rows": 5, "rows_full": 5, "short": []}}
+    proof = {"tasks": {"cascade_math": {"status": "green", "reason": None}}}
+
+    def figures(suite: str, scorers: str) -> dict:
+        evals = {"heldout": None, "suites": {suite: {"rows": rows, "tasks": {}}}, "weights_sha256": "same"}
+        return evals | {"conformance": {"scorers_sha256": scorers, **proof}}
+
+    (tmp_path / kept.EVALS).write_text(json.dumps(figures("table2", "old")))
+    merged, lines = kept.merge(figures("table4", "old"), tmp_path)
+    assert list(merged["suites"]) == ["table2", "table4"] and not lines
+    merged, lines = kept.merge(figures("table4", "new"), tmp_path)
+    assert list(merged["suites"]) == ["table4"] and merged["conformance"]["scorers_sha256"] == "new"
+    assert "table2 dropped: they were scored otherwise" in lines[0]

@@ -31,7 +31,11 @@ NQ_SHOTS = (
     ("when was puerto rico added to the usa", "1950"),
 )
 QUOTES = "‘’´`"  # TriviaQA's scorer takes them for punctuation
-PREFIX = re.compile(r"\s*\**(?:A|Answer)\**:\**", re.IGNORECASE)
+PREFIX = re.compile(
+    r"[\s#*]*(?:(?:a|(?:(?:the|final|correct) ){0,3}answer)[\s*]*:|(?:(?:the|final|correct) ){1,3}answer is\b:?"
+    r"|(?:final )?answer[\s*]*$)[\s*]*",
+    re.I,
+)
 LONGEST = 10_000  # characters of an answer that are read; TriviaQA's longest alias has a few hundred
 
 
@@ -75,10 +79,12 @@ def nq_form(text: str) -> str:
 
 
 def first_line(answer: str) -> str:
-    """The first line of an answer that says something, without `A:` or `Answer:` before it."""
+    """The first line of an answer that says something, without `A:`, `Answer:` or "The answer is" before it."""
     for line in answer[:LONGEST].splitlines():
-        if rest := line[found.end() if (found := PREFIX.match(line)) else 0 :].strip():
-            return rest
+        for _ in range(2):  # "A: The answer is ..."
+            line = line[found.end() if (found := PREFIX.match(line)) else 0 :].strip()
+        if line:
+            return line
     return ""
 
 

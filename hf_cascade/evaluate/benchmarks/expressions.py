@@ -58,6 +58,7 @@ WORD = re.compile(
 GONE = re.compile(
     r"\\(?:left|right|[bB]ig+[lr]?|displaystyle|limits|qquad|quad)(?![A-Za-z])|\\[,;:!> ]|[~$&]|\\\(|\\\)|\\\[|\\\]"
 )
+ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|equation\*?|gathered|split)\}")  # of one line
 UNIT = re.compile(
     r"(?:[\s~*/]|\\[,;: !]|\\cdot)*\\(?:text|mathrm|rm|mbox)\s*\{(?![^{}]*\b(?:or|and|not)\b)[^{}]{0,40}\}"
     r"(?:\s*\^\s*\{?-?\d{1,2}\}?)?[\s.]*$"
@@ -85,6 +86,8 @@ def read(text: str, greedy: bool = True) -> sympy.Expr:
     """
     if len(text) > LONGEST:
         raise Unreadable(f"{len(text)} characters; up to {LONGEST} are read")
+    if r"\\" not in text:
+        text = ENVIRONMENT.sub("", text)
     text = re.split(r"\\qquad|\\quad", text.strip())[0].replace(r"\,", " ")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     _no_list(text)

@@ -6,7 +6,8 @@ rule here (ours). It looks for the answer's place alone; whether it is right is 
 
 import re
 
-from hf_cascade.rewards.matching import NUMERALS
+from hf_cascade.evaluate.benchmarks.statements import is_unreal
+from hf_cascade.rewards.matching import NUMERALS, number_of, option_of
 from hf_cascade.rewards.maths import LONGEST, boxed
 
 TAIL = 20_000  # characters that are read: an answer stands at the end; ours
@@ -22,6 +23,16 @@ INDICATORS = ("so ", "is ", "are ", "thus ", "therefore ", "final ", "result ", 
 COURTESY = re.compile(
     r"\b(?:hope th|let me know|feel free|anything else|happy to help|any (?:other |more )?questions)", re.I
 )
+UNSURE = re.compile(
+    r"\b(?:cannot|can't|can not|couldn't|could not|unable to) (?:\w+ )?(?:determine|tell|say|know|decide|answer)\b"
+    r"|\b(?:don't|do not) know\b|\bnot sure\b",
+    re.I,
+)
+NOTE = re.compile(  # at the end
+    r"\n[ \t]{0,8}\W{0,4}(?:note|nb|n\.b\.|remark)\b.*|\n[ \t]{0,8}\*{0,2}\([^()]{1,400}\)\*{0,2}\s{0,9}$",
+    re.I | re.DOTALL,
+)
+YES_NO = ("yes", "no", "true", "false")  # words that sentences have without answering
 NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?!\d)(?!,\d)")
 BEFORE = " \t$€£¥₹≈~("  # what may stand before a number that an answer begins with
 NEXT = re.compile(r"[^\w\s]{0,2}\s*(?:(?:or|to|and|oder|bis|ou|y|e)\b|[,;/–~-])\s*[^\w\s]{0,2}-?\.?\d", re.I)
@@ -42,21 +53,42 @@ def final_part(answer: str) -> str:
     What an answer states at its end; "" where it states nothing.
 
     The content of the last `\\boxed{}`; else what stands after the last "answer is" or "Answer:", to the end of its
-    sentence; else of the last sentence that is no courtesy the shortest part after "is", "so", "=" and the like; a last
-    sentence without these is the answer itself.
+    sentence; else a first line that is a number; else of the last sentence that is no courtesy and no note the shortest
+    part after "is", "so", "=" and the like; a last sentence without these is the answer itself.
     """
     answer = answer[-TAIL:]
     inside = boxed(answer)
     if inside is not None:
         return inside if len(inside) <= LONGEST else ""
-    markers = list(MARKER.finditer(answer))
+    markers = [marker for marker in MARKER.finditer(answer) if not is_unreal(answer, marker.start())]
     if markers:
         stated = _first_sentence(answer[markers[-1].end() :])
         if stated:
             return stated
-    sentences = [sentence.strip() for sentence in SENTENCE.split(answer)]
+    first = _bare(answer.strip().partition("\n")[0])
+    if number_of(first) is not None:
+        return first
+    sentences = [sentence.strip() for sentence in SENTENCE.split(NOTE.sub("", answer))]
     sentences = [sentence for sentence in sentences if sentence.strip(ROUND) and not COURTESY.search(sentence)]
-    return _shortest_tail(_bare(sentences[-1])) if sentences else ""
+    return _shortest_tail(_bare(sentences[-1])) if sentences and not UNSURE.search(sentences[-1]) else ""
+
+
+def named_option(stated: str, options: list[str]) -> int | None:
+    """
+    The place of the one option whose text, or whose text alone, is in the part that states the answer.
+
+    Args:
+        stated (`str`): of [`final_part`].
+        options (`list[str]`): their texts.
+    """
+    place = option_of(stated, options)
+    if place is not None:
+        return place
+    named = [
+        option for option in options if len(option) > 1 and option.casefold() not in YES_NO and says(stated, option)
+    ]
+    named = [option for option in named if not any(option != other and says(other, option) for other in named)]
+    return options.index(named[0]) if len(named) == 1 else None
 
 
 def number_in(stated: str) -> str:
@@ -105,7 +137,7 @@ def says(stated: str, words: str) -> bool:
     if not words or text == words:
         return bool(words)
     signs = "./-" if words[0].isdigit() else ""  # 1/64 is not in -1/64
-    inside = rf"(?<![\w{signs}]){re.escape(words)}(?!\w)"
+    inside = rf"(?<![\w{signs}])(?<!\w-){re.escape(words)}(?!\w|-[a-z])"  # no Impressionism in Post-Impressionism
     if not re.search(inside, text) or re.search(DENIAL + re.escape(words), text):
         return False
     return not ALTERNATIVES.search(re.sub(inside, " ", text))

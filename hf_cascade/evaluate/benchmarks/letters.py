@@ -120,6 +120,7 @@ REASON = re.compile(
     re.I,
 )
 SO = r"(?:therefore|thus|hence|so|it is|it's|it must be|donc|also|daher|por (?:lo )?tanto|quindi|portanto"
+SO += r"|by elimination|that leaves|which leaves|leaving"
 SO += r"|(?:this|that|which|it) (?:corresponds to|matches|agrees with|points to)|因此|所以|よって|따라서|→)"
 CONCLUSION = re.compile(rf"\s{{0,9}}(?:{SO}[,:]?\s?){{1,2}}", re.I)
 
@@ -325,6 +326,9 @@ def _correct(text: str, options: list[str]) -> str | None:
         return letter if not found and letter in LETTERS[: len(options)] else ""
     last = re.split(r"(?<=[.!?]) ", text.rstrip().rpartition("\n")[2])[-1]
     so = CONCLUSION.match(last)
+    if so is None:  # "2 + 2 = 4, thus (B)."
+        later = [found for found in CONCLUSION.finditer(last) if last[: found.start()].rstrip()[-1:] in (",", ";")]
+        so = next((found for found in later if LONELY.fullmatch(last, found.end())), None)
     reading = so and _named(last[so.end() :], 0, options)
     return reading.letter if reading and not reading.denied else None
 

@@ -8,7 +8,7 @@ numbers, numbers rounded to the row's `precision`, lists item by item, options b
 
 import re
 
-from hf_cascade.evaluate.benchmarks.final_part import final_part, number_in, says
+from hf_cascade.evaluate.benchmarks.final_part import final_part, named_option, number_in
 from hf_cascade.evaluate.benchmarks.letters import LETTERS, letter_of
 from hf_cascade.evaluate.benchmarks.pictures import MARK, Documents, rows_of, unmarked
 from hf_cascade.evaluate.benchmarks.sampled import Verdict, once
@@ -34,7 +34,6 @@ HINTS = {
 CUE = "Solution:"  # evaluation/build_query.py there
 FRACTION = re.compile(r"-?\\[dt]?frac.{2,40}|-?\d{1,9}\s*/\s*\d{1,9}")
 LIST = re.compile(r"\[[^\[\]]{0,500}\]")
-YES_NO = ("yes", "no", "true", "false")  # words that sentences have without answering
 KINDS = {"integer": "number", "float": "number", "list": "list", "text": "text"}
 
 
@@ -120,22 +119,11 @@ def judge(doc: dict, answer: str) -> Verdict:
 def _choice(options: list[str], gold: str, answer: str) -> Verdict:
     """An option by its letter or its text; right where it reads as the right one."""
     letter = letter_of(answer, options)
-    letter = letter or _named(final_part(answer), options)
+    if letter is None and (place := named_option(final_part(answer), options)) is not None:
+        letter = LETTERS[place]
     if gold not in [option.strip() for option in options]:
         return Verdict(None, letter)
     return Verdict(float(letter is not None and options[LETTERS.index(letter)].strip() == gold), letter)
-
-
-def _named(stated: str, options: list[str]) -> str | None:
-    """The one option whose text, or whose text alone, is in the part that states the answer."""
-    place = matching.option_of(stated, options)
-    if place is not None:
-        return LETTERS[place]
-    named = [
-        option for option in options if len(option) > 1 and option.casefold() not in YES_NO and says(stated, option)
-    ]
-    named = [option for option in named if not any(option != other and says(other, option) for other in named)]
-    return LETTERS[options.index(named[0])] if len(named) == 1 else None
 
 
 def value_in(answer: str) -> str:

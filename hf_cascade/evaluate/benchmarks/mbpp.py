@@ -7,6 +7,7 @@ one run, as the paper runs them; they stand in a process of their own, which the
 import ast
 import re
 import sys
+import textwrap
 
 from lm_eval.api.registry import register_filter
 
@@ -156,7 +157,7 @@ def program_of(answer: str, names: list[str]) -> str | None:
         open_too = [(word.removesuffix("?"), code) for word, code in blocks]  # generation may end at [DONE], unclosed
         codes = in_python(open_too)
         return next((code for code in reversed(codes) if _defines(code, names)), codes[-1] if codes else None)
-    text = text.strip("\n")
+    text = textwrap.dedent(text).strip("\n")
     if not text.strip() or len(text) > LONGEST or _parses(text):
         return text if text.strip() else None
     code = _without_prose(text)

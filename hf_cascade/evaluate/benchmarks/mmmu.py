@@ -12,7 +12,7 @@ import os
 import re
 
 from hf_cascade.evaluate.benchmarks import data
-from hf_cascade.evaluate.benchmarks.final_part import final_part, number_in, plain, says
+from hf_cascade.evaluate.benchmarks.final_part import final_part, named_option, number_in, plain, says
 from hf_cascade.evaluate.benchmarks.letters import LETTERS, letter_of
 from hf_cascade.evaluate.benchmarks.pictures import Documents, inline, rows_of
 from hf_cascade.evaluate.benchmarks.sampled import Verdict, once
@@ -31,6 +31,7 @@ SUBJECTS = (
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 NEEDED = ("id", "question", "options", "answer", "question_type")
 CHOICE = "multiple-choice"
+FRACTION = re.compile(r"\\[dt]?frac\s?\{(-?\d{1,9})\}\s?\{(\d{1,9})\}")
 # The official prompts (eval/configs/llava1.5.yaml in the repository above); the cue after them is ours.
 ASK_LETTER = "Answer with the option's letter from the given choices directly."
 ASK_WORDS = "Answer the question using a single word or phrase."
@@ -169,7 +170,10 @@ def judge(doc: dict, answer: str) -> Verdict:
     golds = golds_of(doc)
     known = golds[0].strip() not in ("", "?")
     if doc["question_type"] == CHOICE:
-        letter = letter_of(answer, options_of(doc))
+        options = options_of(doc)
+        letter = letter_of(answer, options)
+        if letter is None and (place := named_option(final_part(answer), options)) is not None:
+            letter = LETTERS[place]
         return Verdict(float(letter in golds) if known else None, letter)
     stated = final_part(answer)
     if not stated or not known:
@@ -186,7 +190,9 @@ def is_right(stated: str, golds: list[str]) -> bool:
         stated (`str`): the part of a response that states its answer.
         golds (`list[str]`): any of them is right.
     """
-    given = as_number(number_in(stated))
+    stated = FRACTION.sub(r"\1/\2", stated)
+    parts = re.fullmatch(r"(-?\d{1,9})/(\d{1,9})", plain(stated).strip("$ "))
+    given = as_number(str(int(parts[1]) / int(parts[2]))) if parts and int(parts[2]) else as_number(number_in(stated))
     for gold in golds:
         value = as_number(gold)
         if value == given is not None or value is None and says(stated, gold):

@@ -6,6 +6,7 @@ programs run, as many at a time as there are CPUs, and `process_results` finds t
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from hf_cascade.evaluate.benchmarks.data import MissingData
 from hf_cascade.evaluate.benchmarks.sampled import Verdict
 from hf_cascade.rewards.programs import LANGUAGES, ProgramReward
 from hf_cascade.rewards.sandbox import Backend, Limits
+
+logger = logging.getLogger(__name__)
 
 
 class Trial(NamedTuple):
@@ -90,7 +93,9 @@ class ProgramJudge(ProgramReward):
             answers = dict.fromkeys(answer_of(response) for response in several if not is_unfinished(response))
             work += [(row, answer) for answer in answers]
         with ThreadPoolExecutor(self.workers) as pool:
-            list(tqdm(pool.map(lambda pair: self.verdict(*pair), work), total=len(work), desc="Running programs"))
+            silent = None if logger.isEnabledFor(logging.WARNING) else True  # `None`: where there is no terminal
+            verdicts = pool.map(lambda pair: self.verdict(*pair), work)
+            list(tqdm(verdicts, total=len(work), desc="Running programs", disable=silent))
 
 
 class RunPrograms(Filter):

@@ -19,8 +19,9 @@ LABEL = re.compile(
     re.I | re.M,
 )
 ENDS = re.compile(  # an answer without formula
-    r"[.!?](?=\s|$)|[。！？]|\*\*|</answer>|\"\s?[,}]|;|,? (?:since|because|which|where|when|as|but|weil|denn|car"
-    r"|porque)\b|, (?:not|so|giving|and (?:we|this|that|it))\b|\s\((?=[A-Za-z])|です|입니다"
+    r"(?:[.?]|(?<![\d)}\\])!)(?=\s|$)|[。！？]|\*\*|</answer>|\"\s?[,}]|;"
+    r"|,? (?:since|because|which|where|when|as|but|weil|denn|car|porque)\b"
+    r"|, (?:not|so|giving|and (?:we|this|that|it))\b|\s\((?=[A-Za-z])|です|입니다"
 )
 DELIMITERS = (("$$", r"\$\$"), ("$", r"(?<!\\)\$"), (r"\(", r"\\\)"), (r"\[", r"\\\]"))  # opening, regex of its end
 LEAD = re.compile(
@@ -31,6 +32,7 @@ LEAD = re.compile(
 LIST = re.compile(r"\s*(?:,|;|\band\b|\bor\b)\s*(?:and\b\s*|or\b\s*)?")
 SAME = re.compile(r"(?:equivalently|about|approximately|roughly|simply)\b", re.I)  # after "or"
 OPERATED = re.compile(r"\s*(?:(?:times|plus|minus|divided|multiplied|over)\b|[-+*/×÷^](?=[\s\d$\\]))")
+CHECK = re.compile(r"[^\s=]\s*[^\s=][^=]*=|=.*=|\\equiv|≡", re.DOTALL)  # an equation after a box, but for x = 5
 RETRACTED = re.compile(
     r"[*_ ]{0,3},?\s(?:but|which|that|this|is|yet)\b[^.\n$]{0,40}"
     r"\b(?:wrong|incorrect|impossible|false|mistake|not (?:right|correct|possible))\b",
@@ -60,8 +62,8 @@ def stated(answer: str) -> str | None:
     """
     What a response gives as its answer; `None` where it gives none, though numbers stand in it.
 
-    The last box with something in it, with those listed before it ("1, and 2"), unless a formula or a number is said to
-    be the answer after it; without boxes the last "answer is", "Answer:"; a whole response that is a number or one
+    The last box with something in it, with those listed before it ("1, and 2"), unless a value is said to be the
+    answer after it; without boxes the last "answer is", "Answer:"; a whole response that is a number or one
     formula.
     """
     text = BARE_BOX.sub(_braced, answer)
@@ -71,7 +73,7 @@ def stated(answer: str) -> str | None:
         said, is_formula, end = _said(text, statement.end())
         if said is None or is_unreal(text, statement.start()) or RETRACTED.match(text, end):
             continue
-        if is_formula or not found:
+        if not found or is_formula and not CHECK.search(said):
             return _unwrapped(said)
     if found:
         listed = [found[-1]]

@@ -1,8 +1,10 @@
 """Conformance of many tasks on the rows that ship with hf-cascade, offline."""
 
 import hashlib
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hf_cascade import assets
 from hf_cascade.evaluate.benchmarks.data import VARIABLE, MissingData
@@ -94,7 +96,7 @@ def is_green(proved: dict[str, dict]) -> bool:
 
 
 def _prove(name: str, case: Case, manager) -> dict:
-    with quiet(), serve(case.judge or (lambda body: "")) as url:
+    with quiet(), _silent(), serve(case.judge or (lambda body: "")) as url:
         judge = {"HFC_JUDGE_URL": url, "HFC_JUDGE_MODEL": "knows-the-answers"} if case.judge else {}
         with environment(**{VARIABLE: str(assets.find(ROWS))}, **judge):
             try:
@@ -102,6 +104,18 @@ def _prove(name: str, case: Case, manager) -> dict:
             except (MissingData, SandboxUnavailable) as error:
                 return {"status": NOT_RUN, "reason": str(error), "checks": {}, "failed": []}
     return _summary(findings)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """No warnings that rows are few, which here they are meant to be, and no bars."""
+    ours = logging.getLogger("hf_cascade")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
 
 
 def _summary(findings: list[Finding]) -> dict:

@@ -32,10 +32,13 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
     if earlier is None or earlier.get("weights_sha256") is None:
         return new, []
     if earlier["weights_sha256"] != new["weights_sha256"]:
-        what = [*(earlier.get("suites") or {}), *["conformance"] * bool(earlier.get("conformance"))]
+        what = list(earlier.get("suites") or {})
         lines = [f"{folder / EVALS}: {', '.join(what)} dropped: they were measured on other weights"] * bool(what)
         return new, lines
-    before, now = earlier.get("suites") or {}, new.get("suites") or {}
+    before, now, lines = earlier.get("suites") or {}, new.get("suites") or {}, []
+    if now and before and _scorers(earlier) != _scorers(new):
+        lines = [f"{folder / EVALS}: {', '.join(before)} dropped: they were scored otherwise than hf-cascade does now"]
+        before = {}
     merged = {**earlier, **new, "suites": {**before, **now}}
     for suite in before.keys() & now.keys():
         merged["suites"][suite] = {part: _better(before[suite][part], now[suite][part]) for part in ("rows", "tasks")}
@@ -45,13 +48,17 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
     for part, names in _ASKED.items():
         if not new.get(part):
             merged |= {name: earlier[name] for name in names if name in earlier}
-    return merged, []
+    return merged, lines
+
+
+def _scorers(figures: dict) -> str | None:
+    return (figures.get("conformance") or {}).get("scorers_sha256")
 
 
 def _proofs(before: dict | None, now: dict | None) -> dict | None:
     """All tasks that these scorers were proved for."""
     if before is None or now is None or before["scorers_sha256"] != now["scorers_sha256"]:
-        return now or before
+        return now or before  # figures of other scorers are dropped above
     return {**now, "tasks": {**before["tasks"], **now["tasks"]}}
 
 
