@@ -25,6 +25,7 @@ from hf_cascade.loading import COMPANIONS
 logger = logging.get_logger(__name__)
 
 CARD = "README.md"
+RELEASE = "publish.json"  # what `hf-cascade publish` leaves in a repository
 # What goes to the Hub. Nothing here can be a pickle, a program or a record of the machine.
 ALLOWED = ("config.json", "*.safetensors", "*.safetensors.index.json", "adapter_config.json", "decision.json", CARD)
 ALLOWED += COMPANIONS
@@ -130,13 +131,30 @@ def _warn_of_failure(job) -> None:
 
 def commit_folder(api: HfApi, repo_id: str, folder: Path, card: bytes | None, message: str, revision: str | None):
     """
-    Make a repository hold the model of `folder`, in one commit on the state that it has now.
+    Make a repository hold the model of `folder`, as [`commit`] does.
+
+    Args:
+        folder (`Path`): files that `ALLOWED` names are uploaded, the others are not.
+        card (`bytes`, *optional*): instead of the folder's own.
+
+    Raises:
+        ValueError: the folder holds no safetensors, a link, or a config that names code.
+    """
+    files: dict[str, Path | bytes] = {path.name: path for path in sorted(folder.iterdir()) if is_allowed(path.name)}
+    check_files(folder, files)
+    if card is not None:
+        files[CARD] = card
+    return commit(api, repo_id, files, message, revision)
+
+
+def commit(api: HfApi, repo_id: str, files: dict[str, Path | bytes], message: str, revision: str | None):
+    """
+    Put files into a repository in one commit on the state that it has now; the model of an earlier push goes.
 
     Args:
         api (`HfApi`): where to, and as whom.
         repo_id (`str`): the repository; it exists.
-        folder (`Path`): files that `ALLOWED` names are uploaded, the others are not.
-        card (`bytes`, *optional*): instead of the folder's own.
+        files (`dict`): path in the repository to file or content.
         message (`str`): of the commit.
         revision (`str`, *optional*): branch; unset, main.
 
@@ -144,20 +162,18 @@ def commit_folder(api: HfApi, repo_id: str, folder: Path, card: bytes | None, me
         `CommitInfo`: what the Hub answers.
 
     Raises:
-        ValueError: the folder holds no safetensors, a link, or a config that names code.
+        ValueError: the repository holds a release, which a draft must not replace.
     """
-    files = {path.name: path for path in sorted(folder.iterdir()) if is_allowed(path.name)}
-    check_files(folder, files)
-    content = {name: path if name != CARD or card is None else card for name, path in files.items()}
-    if card is not None:
-        content[CARD] = card
     state = api.repo_info(repo_id, revision=revision)
-    # shards of an earlier, larger model would stay beside the new index
-    stale = [
-        found.rfilename for found in state.siblings if is_allowed(found.rfilename) and found.rfilename not in content
-    ]
+    names = [found.rfilename for found in state.siblings]
+    if RELEASE in names:
+        raise ValueError(
+            f"{repo_id} holds a model that `hf-cascade publish` released ({RELEASE}), and a trainer's push is a draft: "
+            "give another hub_model_id, or publish the new model"
+        )
+    stale = [name for name in names if is_allowed(name) and name not in files]  # shards of a larger model, for one
     operations = [
-        CommitOperationAdd(name, part if isinstance(part, bytes) else str(part)) for name, part in content.items()
+        CommitOperationAdd(name, part if isinstance(part, bytes) else str(part)) for name, part in files.items()
     ]
     operations += [CommitOperationDelete(name) for name in stale]
     return api.create_commit(repo_id, operations, commit_message=message, revision=revision, parent_commit=state.sha)

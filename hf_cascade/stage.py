@@ -191,7 +191,7 @@ def train(trainer, inputs: dict, ledger=None, companions=lambda folder: None) ->
             print(f"hf-cascade: stopped after {steps}; the same command goes on", file=sys.stderr)
         trainer.accelerator.wait_for_everyone()  # when the first process ends, a launcher ends the others
         return STOPPED
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # no push: the folder is not finished
     if trainer.accelerator.is_main_process:
         found = companions(folder) or {}
         finish(trainer, folder, inputs, ledger, {**result.metrics, **found, "seconds": seconds})

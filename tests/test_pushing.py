@@ -5,7 +5,7 @@ import json
 
 import pytest
 from datasets import Dataset
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from transformers.utils import hub as transformers_hub
 from trl import GRPOTrainer, SFTTrainer
 
@@ -174,3 +174,14 @@ def test_overridden_methods_keep_the_base_s_parameters(name):
     mine = inspect.signature(getattr(AtomicPush, name)).parameters
     for base in (SFTTrainer, GRPOTrainer):
         assert list(mine) == list(inspect.signature(getattr(base, name)).parameters)
+
+
+def test_a_release_is_not_replaced_by_a_draft(make, hub):  # noqa: F811
+    trainer = make("sft")
+    trainer.push_to_hub()
+    state = hub.repo(REPO)
+    HfApi(endpoint=hub.url, token=TOKEN).upload_file(path_or_fileobj=b"{}", path_in_repo="publish.json", repo_id=REPO)
+    before = state.files()
+    with pytest.raises(ValueError, match="holds a model that `hf-cascade publish` released"):
+        trainer.push_to_hub()
+    assert hub.repo(REPO).files() == before

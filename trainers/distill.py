@@ -24,6 +24,7 @@ def main(training_args, text_args, context_args, model_args, mixture):
     from hf_cascade.distill.hidden import kept_before
     from hf_cascade.distill.trainer import CascadeDistillationTrainer, load_teacher
     from hf_cascade.loading import copy_companions, load_config, load_model, load_tokenizer
+    from hf_cascade.publish.draft import push_draft
 
     stage.check_output_dir(training_args.output_dir)
     student = model_args.model_name_or_path
@@ -69,7 +70,7 @@ def main(training_args, text_args, context_args, model_args, mixture):
     inputs = {"model_name_or_path": student, **teachers}
     if text_args.data_after is not None:
         inputs["data_after"] = text_args.data_after
-    return stage.train(trainer, inputs, ledger, lambda folder: copy_companions(student, folder))
+    return push_draft(trainer, stage.train(trainer, inputs, ledger, lambda folder: copy_companions(student, folder)))
 
 
 def open_held_out(training_args, mixture):

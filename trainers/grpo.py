@@ -17,6 +17,7 @@ def main(training_args, grpo_args, model_args, mixture):
     from hf_cascade.grpo.scoring import check_programs, open_rewards
     from hf_cascade.grpo.trainer import CascadeGRPOTrainer
     from hf_cascade.online.opening import Opening
+    from hf_cascade.publish.draft import push_draft
     from hf_cascade.rewards.form import format_reward
     from hf_cascade.rewards.rubric import rubric_reward
 
@@ -35,7 +36,7 @@ def main(training_args, grpo_args, model_args, mixture):
         opening.complete(trainer, folder)
         return {**REPORT.write(trainer.state.log_history, folder), **trainer.generated}
 
-    return stage.train(trainer, inputs, companions=complete)
+    return push_draft(trainer, stage.train(trainer, inputs, companions=complete))
 
 
 def make_parser():

@@ -18,6 +18,7 @@ def main(training_args, odpo_args, model_args, mixture):
     from hf_cascade.odpo.report import REPORT
     from hf_cascade.odpo.trainer import CascadeODPOTrainer
     from hf_cascade.online.opening import Opening
+    from hf_cascade.publish.draft import push_draft
 
     stage.check_output_dir(training_args.output_dir)
     inputs = {"model_name_or_path": model_args.model_name_or_path, **check_judge(odpo_args)}
@@ -30,7 +31,7 @@ def main(training_args, odpo_args, model_args, mixture):
         opening.complete(trainer, folder)
         return {**REPORT.write(trainer.state.log_history, folder), **trainer.generated}
 
-    return stage.train(trainer, inputs, companions=complete)
+    return push_draft(trainer, stage.train(trainer, inputs, companions=complete))
 
 
 def check_judge(odpo_args) -> dict[str, str]:

@@ -19,6 +19,7 @@ def main(training_args, pretraining_args, text_args, model_args, mixture):
     from hf_cascade.data.packing import PackedText
     from hf_cascade.distill.packed import CascadeSFTTrainer
     from hf_cascade.loading import load_model, load_tokenizer
+    from hf_cascade.publish.draft import push_draft
 
     stage.check_output_dir(training_args.output_dir)
     if (pretraining_args.model_config is None) == (model_args.model_name_or_path is None):
@@ -47,7 +48,7 @@ def main(training_args, pretraining_args, text_args, model_args, mixture):
     trainer = CascadeSFTTrainer(model=model, args=training_args, train_dataset=stream, processing_class=tokenizer)
     inputs = {name: value for name, value in vars(text_args).items() if name == "data_after" and value}
     inputs["model_name_or_path" if pretraining_args.model_config is None else "tokenizer"] = source
-    return stage.train(trainer, inputs, ledger)
+    return push_draft(trainer, stage.train(trainer, inputs, ledger))
 
 
 def make_parser():

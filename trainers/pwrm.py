@@ -15,6 +15,7 @@ def main(training_args, pairwise_args, model_args, mixture):
     from hf_cascade.data.documents import load_mixture
     from hf_cascade.distill.merging import complete_folder, open_adapter
     from hf_cascade.loading import load_config, load_model, load_tokenizer
+    from hf_cascade.publish.draft import push_draft
     from hf_cascade.rewards.pairs import check_columns
 
     stage.check_output_dir(training_args.output_dir)
@@ -48,7 +49,7 @@ def main(training_args, pairwise_args, model_args, mixture):
         trainer.comparison.save_pretrained(folder)  # a student that is a reward model has its own
         return {"calibration": {**calibrate(trainer, folder, fit, report), "trained": trainer.counts}}
 
-    return stage.train(trainer, {"model_name_or_path": student}, companions=complete)
+    return push_draft(trainer, stage.train(trainer, {"model_name_or_path": student}, companions=complete))
 
 
 def make_trainer_class():

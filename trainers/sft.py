@@ -30,6 +30,7 @@ def main(training_args, sft_args, model_args, mixture):
     from hf_cascade.distill.reasoning import prepare_reasoning, save_report
     from hf_cascade.distill.trainer import CascadeDistillationTrainer, load_teacher
     from hf_cascade.loading import load_config, load_model, open_processing
+    from hf_cascade.publish.draft import push_draft
 
     stage.check_output_dir(training_args.output_dir)
     student = model_args.model_name_or_path
@@ -73,7 +74,7 @@ def main(training_args, sft_args, model_args, mixture):
             trainer.processing_class.save_pretrained(folder)
         return save_report(report, folder)
 
-    return stage.train(trainer, {"model_name_or_path": student, **teachers}, companions=complete)
+    return push_draft(trainer, stage.train(trainer, {"model_name_or_path": student, **teachers}, companions=complete))
 
 
 def make_parser():

@@ -12,12 +12,14 @@ from hf_cascade.publish.escaping import Markdown, code, escape
 from hf_cascade.publish.facts import Facts
 from hf_cascade.publish.front_matter import ARXIV, front_matter
 from hf_cascade.publish.limitations import limitations
-from hf_cascade.publish.pictures import CAPTIONS
+from hf_cascade.publish.pictures import CAPTIONS, WIDE
 from hf_cascade.publish.usage import usage_of
 
 __all__ = ["render", "validate"]
 
 FOLDER = "hub_cards"
+DISTILLED = "distilled on a teacher's logits"
+METHODS = {"odpo": "Online DPO", "grpo": "GRPO"}
 _ROWS = {
     "num_parameters": "parameters",
     "num_hidden_layers": "layers",
@@ -30,7 +32,7 @@ _ROWS = {
     "vocab_size": "vocabulary",
     "max_position_embeddings": "context (positions)",
     "tie_word_embeddings": "one matrix for embedding and head",
-    "dtype": "weights' type",
+    "dtype": "type of the weights",
     "bytes": "weights on disk",
 }
 
@@ -45,6 +47,7 @@ def render(facts: Facts, decision=None, images: dict[str, str] | None = None) ->
         images (`dict[str, str]`, *optional*): [`pictures.draw`]'s names to paths in the repository.
 
     Raises:
+        ValueError: a file of the model lacks what a card says.
         jinja2.UndefinedError, TypeError: a template asks for what facts do not have.
     """
     environment = Environment(
@@ -57,7 +60,14 @@ def render(facts: Facts, decision=None, images: dict[str, str] | None = None) ->
         keep_trailing_newline=True,
     )
     environment.filters |= escaping.FILTERS
-    text = environment.get_template(f"{facts.kind}.md.jinja").render(_context(facts, decision, images or {}))
+    try:
+        context = _context(facts, decision, images or {})
+    except (KeyError, TypeError, AttributeError) as error:  # JSON of another version, or not of ours
+        raise ValueError(
+            f"{facts.folder}: a file lacks what a card says ({type(error).__name__}: {error}): "
+            "evaluate the model again with this version"
+        ) from error
+    text = environment.get_template(f"{facts.kind}.md.jinja").render(context)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -73,15 +83,20 @@ def _context(facts: Facts, decision, images: dict[str, str]) -> dict:
         "preference": results.preference_table(facts),
         "responses": results.response_line(facts),
         "part_mark": results.PART,
+        "has_paper": any(row.get("paper") is not None for row in results.ran(facts)),
+        "is_cascade": {"prune", "distill"} <= set(facts.runs),
+        "version": str(record["versions"].get("hf_cascade") or "of unknown version"),
         "legend": results.legend(facts),
         "evaluated": facts.evals is not None,
         "stale": facts.stale,
         "use": usage_of(facts),
         "dimensions": dimensions(facts),
+        "unmeasured": facts.origin.name if facts.origin and len(facts.shapes) == 1 else None,
         "line": history.line_table(facts.stages),
         "data": history.data_table(facts.stages),
+        "distilled": history.distilled_tokens(facts.stages),
         "commands": history.commands(facts.stages),
-        "pictures": [(*CAPTIONS[kind], path) for kind, path in _captioned(images) if kind != "results"],
+        "pictures": _rows_of(images),
         "charts": {name.partition(":")[2]: path for name, path in images.items() if name.startswith("results:")},
         "unknown": Markdown(", ".join(code(name) for name in history.unknown(facts.stages))),
         "limitations": limitations(facts),
@@ -105,7 +120,7 @@ def summary(facts: Facts) -> Markdown:
     size = output.get("num_parameters") or facts.shapes[-1].values.get("num_parameters")
     kind = {"base": "base language", "instruct": "instruction-following", "reasoning": "reasoning"}[facts.kind]
     kind = kind.replace("language", "vision-language") if facts.takes_images else kind
-    what = f"a{'n' if not size and kind[0] in 'aeiou' else ''} {kind} model"
+    what = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} model"
     what += f" of {tables.count(size)} parameters" if size else ""
     told = [what]
     parent = facts.shapes[0] if len(facts.shapes) > 1 else None
@@ -115,9 +130,11 @@ def summary(facts: Facts) -> Markdown:
         to = f" to {100 * size / share:.0f}% of its {tables.count(share)} parameters" if share else ""
         told.append(f"pruned from {code(begun)}{to}" if begun else "pruned")
     if "distill" in facts.runs:
-        told.append("distilled on logits")
-    after = {"sft": "fine-tuned on conversations", "odpo": "trained by Online DPO", "grpo": "trained by GRPO"}
-    told += [after[run] for run in dict.fromkeys(facts.runs) if run in after]
+        teachers = history.teachers(facts.stages)
+        told.append("distilled on the logits of " + _and([code(name) for name in teachers]) if teachers else DISTILLED)
+    told += ["fine-tuned on conversations"] if "sft" in facts.runs else []
+    methods = [METHODS[run] for run in dict.fromkeys(facts.runs) if run in METHODS]
+    told += [f"trained by {_and(methods)}"] if methods else []
     told += [f"quantized ({escape(facts.quantization)})"] if facts.quantization else []
     return Markdown(f"{escape(facts.name)} is {told[0]}" + (f", {_and(told[1:])}" if told[1:] else "") + ".")
 
@@ -145,11 +162,11 @@ def _dimension(key: str, value) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _captioned(images: dict[str, str]) -> list[tuple[str, str]]:
-    """Kind and path of each picture, in the order of captions; a name is `kind` or `kind:stage`."""
-    order = list(CAPTIONS)
-    pairs = [(name.partition(":")[0], path) for name, path in images.items()]
-    return sorted((pair for pair in pairs if pair[0] in CAPTIONS), key=lambda pair: order.index(pair[0]))
+def _rows_of(images: dict[str, str]) -> list[list[tuple[str, str, str]]]:
+    """(text for those who cannot see it, caption, path) of each picture but the results', two in a row."""
+    narrow = [(*CAPTIONS[kind], images[kind]) for kind in CAPTIONS if kind in images and kind not in WIDE]
+    rows = [narrow[place : place + 2] for place in range(0, len(narrow), 2)]
+    return rows + [[(*CAPTIONS[kind], images[kind])] for kind in WIDE if kind in images]
 
 
 def _overlaps(contamination: dict) -> tuple[list[str], list[list]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hf_cascade.publish import eval_results, facts, page, pictures
 from hf_cascade.publish.card import render, validate
+from hf_cascade.publish.lineage import HUB_ID
 
 FAILED = 1  # exit status: the card has problems
 FILE = "README.md"
@@ -43,9 +44,11 @@ def main(argv: list[str]) -> int:
         `int`: 0 for a card without problems, 1 otherwise: they are printed, one a line.
 
     Raises:
-        ValueError, FileNotFoundError: the folder is not finished, or a file in it cannot be read; nothing is written.
+        ValueError, FileNotFoundError: an unfinished folder, a file that cannot be read, no Hub id; nothing is written.
     """
     given = make_parser().parse_args(argv)
+    if given.repo_id and not HUB_ID.match(given.repo_id):
+        raise ValueError(f"repo_id={given.repo_id}: give ORG/NAME")
     legal = {name: getattr(given, name) for name in ("license", "license_name", "license_link")}
     found = facts.read(
         given.model,
@@ -72,6 +75,8 @@ def main(argv: list[str]) -> int:
         print(f"{output}: {problem}", file=sys.stderr)
     if found.legal_source not in (None, "given"):
         print(f"license {found.legal['license']}: from {found.legal_source}")
+    if given.repo_id is None:
+        print(f"without --repo_id the card's code opens a model called {found.name}")
     print(f"{output}: a card of kind {found.kind}, {len(problems)} problems")
     return FAILED if problems else 0
 

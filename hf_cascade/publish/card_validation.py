@@ -127,7 +127,7 @@ def _structure(plain: str) -> list[str]:
     for tag in dict.fromkeys(_TAG.findall(plain)):
         if tag.lower() not in _TAGS:
             problems.append(f"<{tag}>: HTML that a card of ours has not; a text was not escaped")
-    if re.search(r"\]\(\s*(javascript|data|vbscript):", plain, re.IGNORECASE):
+    if re.search(r"(?<!\\)\]\(\s*(javascript|data|vbscript):", plain, re.IGNORECASE):
         problems.append("a link runs a script")
     return problems
 

@@ -34,6 +34,11 @@ def differences(uploads: list[Upload], files: dict[str, RepoFile]) -> list[str]:
     return sorted(found)
 
 
+def same(files: dict[str, RepoFile], others: dict[str, RepoFile]) -> bool:
+    """Whether two states on the Hub hold the same."""
+    return {path: file.blob_id for path, file in files.items()} == {path: file.blob_id for path, file in others.items()}
+
+
 def to_delete(uploads: list[Upload], files: dict[str, RepoFile]) -> list[str]:
     """Files of an older state that the new one does not have."""
     wanted = {upload.path_in_repo for upload in uploads}

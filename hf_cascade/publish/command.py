@@ -82,4 +82,29 @@ def _refuse(prepared: list[Prepared]) -> int:
 
 
 def _send(prepared: list[Prepared], terms: Terms, api: HfApi) -> int:
-    raise NotImplementedError
+    """Release all, which asks every gate once more before its merge."""
+    of_repo = {one.planned.repo_id: one for one in prepared}
+    asked: set[str] = set()
+
+    def decide(member: family.Member):
+        again = member.repo_id in asked
+        asked.add(member.repo_id)
+        one = of_repo[member.repo_id]
+        return one.decide() if again else one.decision
+
+    published = family.publish_family(
+        [family.Member(one.planned.model, one.planned.repo_id, one.kind) for one in prepared],
+        api=api,
+        message="Model, card and evaluation, by hf-cascade publish",
+        uploads=lambda member, _: of_repo[member.repo_id].files,
+        decide=decide,
+        title=terms.collection,
+        tag=terms.tag,
+        private=terms.private,
+        gated=terms.gated,
+    )
+    for one in published:
+        print(f"{one.url}  {one.tag}  {one.commit[:12]}")
+    if published[0].collection is not None:
+        print(published[0].collection)
+    return DONE

@@ -22,9 +22,11 @@ class PublishArguments:
         parent (`str`, *optional*): folder of the model to compare with on the card and in the gate; unset, what the
             folder's manifest names.
         base_model (`str`, *optional*): Hub id of the model it was made from; unset, what its first stage read. In a
-            family file the bare name of another of its models is that one's repository.
+            family file, what stands at another's `model` is that one's repository.
         targets (`str`, *optional*): a YAML file of the gate's limits; unset, the defaults.
         license (`str`, *optional*): identifier, as `apache-2.0`; unset, the parent's, if its card is here.
+        license_name (`str`, *optional*): of a licence that is `other`.
+        license_link (`str`, *optional*): where that one's text is.
         language (`list[str]`, *optional*): ISO 639 codes; unset, those of the parent's card.
         kind (`str`, *optional*): base, instruct or reasoning, which is the card's template; unset, by its stages.
         private (`bool`, *optional*): `false` makes the repository public, when everything is in place; `true` hides
@@ -47,14 +49,22 @@ class PublishArguments:
     base_model: str | None = field(default=None, metadata={"help": "Hub id of the model it was made from."})
     targets: str | None = field(default=None, metadata={"help": "YAML file of the gate's limits."})
     license: str | None = field(default=None, metadata={"help": "Licence's identifier; unset, the parent's."})
+    license_name: str | None = field(default=None, metadata={"help": "Name of a licence that is other."})
+    license_link: str | None = field(default=None, metadata={"help": "Address of a licence that is other."})
     language: list[str] = field(default_factory=list, metadata={"help": "ISO 639 codes; unset, the parent's."})
     kind: str | None = field(
-        default=None, metadata={"help": "Card: base, instruct or reasoning; unset, by its stages.", "choices": KINDS}
+        default=None,
+        metadata={
+            "help": "Card: base, instruct or reasoning; unset, by its stages.",
+            "choices": ["base", "instruct", "reasoning"],
+        },
     )
     private: bool | None = field(
         default=None, metadata={"help": "false: public, at the end. Unset, a new repository is private."}
     )
-    gated: str | None = field(default=None, metadata={"help": "Downloads need approval.", "choices": GATES})
+    gated: str | None = field(
+        default=None, metadata={"help": "Downloads need approval.", "choices": ["auto", "manual"]}
+    )
     collection: str | None = field(default=None, metadata={"help": "Title of a collection to put it in."})
     tag: str | None = field(default=None, metadata={"help": "Git tag of the published state."})
     override: str | None = field(

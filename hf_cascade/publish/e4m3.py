@@ -25,23 +25,9 @@ def encode(values: Tensor, scale: Tensor) -> Tensor:
         values (`Tensor`): of any shape and float type.
         scale (`Tensor`): one fp32 number.
     """
-    return (values.float() / scale).clamp(-LARGEST, LARGEST).to(DTYPE)
+    return (values.float() / scale).clamp_(-LARGEST, LARGEST).to(DTYPE)
 
 
 def decode(codes: Tensor, scale: Tensor) -> Tensor:
     """The fp32 values of codes."""
     return codes.float() * scale
-
-
-def encode_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """
-    Codes and scale of a weight.
-
-    Raises:
-        ValueError: it holds NaN or infinite values.
-    """
-    largest = weight.abs().max()
-    if not largest.isfinite():
-        raise ValueError("it holds NaN or infinite values")
-    scale = scale_of(largest)
-    return encode(weight, scale), scale

@@ -38,7 +38,7 @@ def finalize(value) -> str:
 
 def escape(text: str) -> str:
     """A text on one line that shows as it is: no link, table cell, HTML, formula or heading begins or ends in it."""
-    text = " ".join(without_paths(str(text)).split())
+    text = _one_line(text)
     text = _SPECIAL.sub(lambda match: "\\" + match.group(), text)
     text = re.sub(r"[&<>]", lambda match: _HTML[match.group()], text)
     return Markdown(_FIRST.sub(lambda match: match.group()[:-1] + "\\" + match.group()[-1], text))
@@ -46,10 +46,18 @@ def escape(text: str) -> str:
 
 def code(text: str) -> Markdown:
     """A text as code within a line, also within a cell of a table."""
-    text = " ".join(without_paths(str(text)).split()).replace("|", "\\|") or " "
+    text = _one_line(text).replace("|", "\\|") or " "
     ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return Markdown(f"{ticks}{space}{text}{space}{ticks}")
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, control characters and paths of the machine; a space that does not break stays."""
+    text = re.sub(
+        r"[\x00-\x08\x0e-\x1f\x7f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]", "", without_paths(str(text))
+    )
+    return re.sub(r"[ \t\n\x0b\x0c\r\x85\u2028\u2029]+", " ", text).strip(" ")
 
 
 def fence(text: str, language: str = "") -> Markdown:

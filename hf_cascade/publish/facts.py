@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, try_to_load_from_cache
 
 from hf_cascade import manifest
 from hf_cascade.evaluate.suite import kept
-from hf_cascade.publish.lineage import Origin, Stage, here, model_input, origin_of, stages_of
+from hf_cascade.publish.lineage import HUB_ID, Origin, Stage, here, model_input, origin_of, stages_of
 from hf_cascade.publish.shapes import Shape, shapes_of
 from hf_cascade.publish.talking import Chat, chat_of
 
@@ -113,27 +113,20 @@ def read(
 
     Raises:
         FileNotFoundError: the folder is not finished, or is no model.
-        ValueError: a file in it cannot be read, or an unknown kind.
+        ValueError: a file in it cannot be read, an unknown kind, or a base model that is no Hub id.
     """
     folder = Path(folder)
     if kind is not None and kind not in KINDS:
         raise ValueError(f"kind={kind}: allowed are {', '.join(KINDS)}")
+    if base_model is not None and not HUB_ID.match(base_model):
+        raise ValueError(f"base_model={base_model!r}: a Hub id is ORG/NAME")
     record = manifest.read(folder)
-    config = _json(folder / "config.json")
-    if config is None:
-        raise FileNotFoundError(f"{folder} holds no config.json: give the folder of a model")
+    config = _config(folder)
     stages = stages_of(folder, record)
-    origin = origin_of(stages)
-    evals = kept.read(folder)
+    origin, evals = origin_of(stages), kept.read(folder)
     beside = _parent_folder(parent, record, stages, origin)
     parent_evals = kept.read(beside) if beside else None
     given = {"license": license, "license_name": license_name, "license_link": license_link}
-    card, source = _parent_card(beside, stages, origin, base_model)
-    legal, legal_source = (
-        ({key: value for key, value in given.items() if value}, "given")
-        if license
-        else ({key: card[key] for key in _LEGAL if isinstance(card.get(key), str)}, source)
-    )
     return Facts(
         folder=folder,
         name=repo_id.rpartition("/")[2] if repo_id else folder.resolve().name,
@@ -146,20 +139,47 @@ def read(
         shapes=shapes_of(stages, origin, config, record),
         parent=_parent_name(beside, parent_evals, evals, origin),
         base_model=base_model or (origin.hub_id if origin else None),
-        legal=legal,
-        legal_source=legal_source if legal else None,
-        language=language or _languages(card.get("language")),
         evals=evals,
         parent_evals=parent_evals,
         stale=bool(evals) and evals.get("manifest_sha256") not in (None, stages[-1].sha256),
-        contamination=_json(folder / "contamination.json"),
-        conformance=_json(folder / "conformance.json") or (evals or {}).get("conformance"),
         prunings=_files(stages, "prune_report.json", ("prune",)),
         logs=_files(stages, "log.json", ("distill",)),
-        chat=chat_of(folder),
-        generation=_json(folder / "generation_config.json") or {},
-        has_processor=any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")),
+        **_terms(given, language, *_parent_card(beside, stages, origin, base_model)),
+        **_own(folder, evals or {}),
     )
+
+
+def _config(folder: Path) -> dict:
+    """
+    Raises:
+        FileNotFoundError: there is no config.json.
+    """
+    config = _json(folder / "config.json")
+    if config is None:
+        raise FileNotFoundError(f"{folder} holds no config.json: give the folder of a model")
+    return config
+
+
+def _terms(given: dict, language: list[str] | None, card: dict, source: str | None) -> dict:
+    """Licence and languages: as given, or else as the parent's card has them."""
+    if given["license"]:
+        legal, source = {key: value for key, value in given.items() if value}, "given"
+    else:
+        legal = {key: card[key] for key in _LEGAL if isinstance(card.get(key), str)}
+    languages = language or _languages(card.get("language"))
+    return {"legal": legal, "legal_source": source if legal else None, "language": languages}
+
+
+def _own(folder: Path, evals: dict) -> dict:
+    """What the folder's other files say."""
+    processors = ("processor_config.json", "preprocessor_config.json")
+    return {
+        "conformance": _json(folder / "conformance.json") or evals.get("conformance"),
+        "contamination": _json(folder / "contamination.json"),
+        "chat": chat_of(folder),
+        "generation": _json(folder / "generation_config.json") or {},
+        "has_processor": any((folder / name).is_file() for name in processors),
+    }
 
 
 def kind_of(stages: list[Stage]) -> str:

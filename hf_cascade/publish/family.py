@@ -42,7 +42,7 @@ def publish_family(
     title: str | None = None,
     description: str | None = None,
     tag: str | None = None,
-    private: bool = True,
+    private: bool | None = None,
     gated: str | bool | None = None,
     say: Callable[[str], None] = print_line,
 ) -> list[Published]:
@@ -73,7 +73,7 @@ def publish_family(
         try:
             files = uploads(member, decisions[member.repo_id])
             one = Release(files, repo_id=member.repo_id, api=api, message=message, say=say)
-            commit = one.to_main(lambda member=member: decide(member), tag=tag)
+            commit = one.to_main(lambda member=member: decide(member), tag=tag, private=private)
             done[member.repo_id] = one, commit, one.tag(commit, tag)
         except ReleaseError as error:
             raise type(error)(error.step, f"{error}{_released(members, done)}") from error
@@ -81,7 +81,8 @@ def publish_family(
     if title is not None:
         steps = Steps(f"collection {title}", say)
         steps.holds = "All models are released."
-        details = {"owner": members[0].repo_id.split("/")[0], "description": description, "private": private}
+        details = {"owner": members[0].repo_id.split("/")[0], "description": description}
+        details["private"] = private is not False
         address = collection.arrange(api, steps, title, entries=entries, **details)
     for one, _, _ in done.values():
         one.settings(private=private, gated=gated)

@@ -21,8 +21,9 @@ from hf_cascade.publish.config import PublishArguments
 from hf_cascade.recipe import read_yaml
 
 MODELS = "models"
-OF_A_MODEL = ("model", "repo_id", "parent", "base_model", "targets", "license", "language", "kind", "override")
-OF_ALL = ("private", "gated", "tag", "collection", "parent", "base_model", "targets", "license", "language", "kind")
+OF_A_MODEL = ("model", "repo_id", "parent", "base_model", "targets", "license", "license_name", "license_link")
+OF_A_MODEL += ("language", "kind", "override")
+OF_ALL = ("private", "gated", "tag", "collection", *OF_A_MODEL[2:-1])
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -34,7 +35,8 @@ class Planned:
     Attributes:
         model (`Path`): its folder.
         repo_id (`str`): its repository.
-        parent, targets, base_model, license, kind, override (`str`, *optional*): as in [`PublishArguments`].
+        parent, targets, base_model, license, license_name, license_link, kind, override (`str`, *optional*): as in
+            [`PublishArguments`].
         language (`list[str]`): ISO codes.
     """
 
@@ -44,6 +46,8 @@ class Planned:
     base_model: str | None = None
     targets: str | None = None
     license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     language: tuple[str, ...] = ()
     kind: str | None = None
     override: str | None = None
@@ -146,10 +150,10 @@ def _repo_id(name: str, namespace: str | None, place: str) -> str:
 
 
 def _base_model(given: str | None, repos: dict[str, str], place: str) -> str | None:
-    """A Hub id, or that of another model of the family by its bare name."""
-    if given is None or "/" in given:
-        return given
-    if given not in repos:
+    """A Hub id, or that of another model of the family, by what stands at its `model`."""
+    if given in repos:
+        return repos[given]
+    if given is not None and "/" not in given:
         known = f", or one of this family: {', '.join(repos)}" if repos else ""
         raise ValueError(f"{place}base_model={given}: give a Hub id, ORG/NAME{known}")
-    return repos[given]
+    return given

@@ -1,8 +1,9 @@
 """The FP8 twin of a finished model: weights and inputs of the decoder's linear layers in e4m3 (paper section 7).
 
-Embedding, norms, head, vision tower and projector stay in bf16. Scales of weights are their largest magnitude over 448;
-those of inputs come from a text. The folder opens with transformers, dequantised where there is no GPU for FP8, and has
-the names that vLLM reads.
+Embedding, norms, head, vision tower and projector stay in bf16. The scale of a weight is its largest magnitude over
+448, or that of all layers that read its norm; scales of inputs come from a text. The folder opens with transformers,
+dequantised where there is no GPU for FP8; on a GPU, and with vLLM, whose source has the same names, it has not been
+tried.
 """
 
 import hashlib
@@ -21,13 +22,13 @@ from hf_cascade.loading import copy_companions, load_config, load_model, load_to
 from hf_cascade.prune.draft import Draft
 from hf_cascade.publish import e4m3
 from hf_cascade.publish.activations import converted_layers, input_maxima, kept_modules, static_inputs
-from hf_cascade.publish.fp8_weights import stored_layers, weight_files, write_files
+from hf_cascade.publish.fp8_weights import stored_layers, weight_files, weight_scales, write_files
 
 RUN = "fp8"
 SAMPLES = 128  # windows to calibrate on; ours: paper silent
 LENGTH = 1024  # tokens of a window at most; ours
 MULTIPLE = 16  # what FP8 products want dimensions to be of (torch._scaled_mm)
-HELD_OUT = 16  # windows at most that only measure; ours
+HELD_OUT = 16  # full windows that only measure, at most; ours
 
 
 def quantization_config(model_type: str) -> dict:
@@ -95,7 +96,8 @@ def read_text(
         raise ValueError("the calibration text is a single window: give more text, or held-out text of its own")
     lengths = (windows.labels != IGNORED).sum(dim=1)
     fitted = [windows.inputs[row : row + 1, : lengths[row]] for row in _spread(kept, samples)]
-    aside = _spread(aside, HELD_OUT)
+    measured_tokens = int((measured.labels[aside] != IGNORED).sum())
+    aside = _spread(aside, max(1, HELD_OUT * max_length * len(aside) // measured_tokens))
     held_out = Windows(measured.inputs[aside], measured.labels[aside], max_length, len(aside), 1)
     return Text(fitted, held_out)
 
@@ -146,20 +148,19 @@ def convert(
     """
     Write the FP8 twin of `folder`, whole or not at all.
 
-    Memory: the model in fp32 to calibrate, twice that to measure, one file of weights to write.
+    Memory: the model in fp32 to calibrate, twice that to measure, one file of weights to write. Images do not
+    calibrate: inputs that are larger because of them saturate.
 
     Args:
         folder (`str` or `Path`): model folder in bf16, fp16 or fp32. Written in bf16 it is the BF16 twin.
         output_dir (`str` or `Path`): folder of the twin; new or empty.
         texts (`list[str]`): calibration documents, as the model will read them: with its chat template.
-        heldout (`list[str]`, *optional*): as [`read_text`].
-        samples, max_length (`int`, *optional*): as [`read_text`].
+        heldout, samples, max_length (*optional*): as [`read_text`].
         device (`str`, *optional*, defaults to `"cpu"`): where to compute.
         settings (`dict`, *optional*): for the manifest.
 
     Returns:
-        `dict`: the manifest. Divergences in its `metrics` are from the BF16 twin, in nats a token: `weights` alone, and
-        `weights_and_activations`, which is what an FP8 engine computes.
+        `dict`: the manifest; its `metrics` hold [`divergences`].
 
     Raises:
         ValueError: as [`check`] and [`read_text`], or broken weights; nothing is written.
@@ -168,32 +169,21 @@ def convert(
     folder, target = Path(folder), Path(output_dir)
     if not check(folder, target):
         return manifest.read(target)
-    started = time.monotonic()
+    started, source_sha256 = time.monotonic(), manifest.weights_sha256(folder)
     text = read_text(load_tokenizer(str(folder)), texts, heldout, samples, max_length)
-    files = weight_files(folder)
-    source_sha256 = manifest.weights_sha256(folder)
     twin = bf16_twin(str(folder)).to(device)
-    layers = converted_layers(twin)
-    _warn_of_shapes(layers)
-    places = stored_layers(twin, files, layers)
-    scales = {name: e4m3.scale_of(largest) for name, largest in input_maxima(twin, text.fitted).items()}
+    _warn_of_shapes(converted_layers(twin))
     draft = Draft(target, {"source": source_sha256, "text": text.sha256})
     try:
-        draft.check_room(sum(file.stat().st_size for file in files))
-        tensor_bytes = write_files(files, draft.folder, places, scales)
-        _write_config(folder, draft.folder)
-        copy_companions(str(folder), draft.folder)
-        figures = {"source_sha256": source_sha256, "converted_layers": len(places), "tensor_bytes": tensor_bytes}
-        figures |= {"bf16_tensor_bytes": 2 * twin.num_parameters()}
-        figures |= {"calibration_tokens": text.tokens, "calibration_sha256": text.sha256}
-        figures |= divergences(draft.folder, twin, scales, text.held_out)
+        draft.check_room(sum(file.stat().st_size for file in weight_files(folder)))
+        metrics = {"source_sha256": source_sha256} | _fill(draft.folder, folder, twin, text)
         record = manifest.write(
             draft.folder,
             stage=target.name,
             run=RUN,
             config={"calibration_samples": samples, "calibration_length": max_length} | (settings or {}),
             inputs={"model": str(folder)},
-            metrics=figures | {"seconds": time.monotonic() - started},
+            metrics=metrics | {"seconds": time.monotonic() - started},
             output=manifest.describe(draft.folder, twin.num_parameters()),
         )
     except BaseException:
@@ -201,6 +191,25 @@ def convert(
         raise
     draft.publish()
     return record
+
+
+def _fill(target: Path, source: Path, twin: PreTrainedModel, text: Text) -> dict:
+    """Write everything but the manifest into a new folder; returns its metrics."""
+    files = weight_files(source)
+    places = stored_layers(twin, files, converted_layers(twin))
+    weights = weight_scales(files, places)
+    inputs = {name: e4m3.scale_of(largest) for name, largest in input_maxima(twin, text.fitted).items()}
+    tensor_bytes = write_files(files, target, places, weights, inputs)
+    _write_config(source, target)
+    copy_companions(str(source), target)
+    return {
+        "converted_layers": len(places),
+        "tensor_bytes": tensor_bytes,
+        "bf16_tensor_bytes": 2 * twin.num_parameters(),
+        "calibration_tokens": text.tokens,
+        "calibration_sha256": text.sha256,
+        **divergences(target, twin, inputs, text.held_out),
+    }
 
 
 def _warn_of_shapes(layers: dict[str, torch.nn.Linear]) -> None:

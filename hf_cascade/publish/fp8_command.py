@@ -33,8 +33,9 @@ class Fp8Arguments:
         calibration_split (`str`, *optional*, defaults to `"train"`): split of a dataset from the Hub.
         calibration_samples (`int`, *optional*, defaults to `128`): windows of text at most. Ours: paper silent.
         calibration_length (`int`, *optional*, defaults to `1024`): tokens of a window at most. Ours: paper silent.
-        heldout (`str`, *optional*): what the divergence is measured on, as `calibration`; 16 windows of it. Unset,
-            every eighth window of the calibration text, which the scales then do not see.
+        heldout (`str`, *optional*): what the divergence is measured on, as `calibration`: 16 full windows of it, or as
+            many tokens in shorter ones. Unset, every eighth window of the calibration text, which the scales then do
+            not see.
         device (`str`, *optional*, defaults to `"auto"`): where to compute: `cpu`, `cuda`, `cuda:1`; `auto` is a GPU
             where there is one.
     """

@@ -1,7 +1,7 @@
-"""A checkpoint's files written again with FP8 weights, one file at a time: a model larger than memory can be converted.
+"""A checkpoint's files written again with FP8 weights, one file in memory at a time (paper section 7).
 
 As the released Ministral 3 instruct models: `*.weight` in float8_e4m3fn, `*.weight_scale_inv` and `*.activation_scale`
-beside it, fp32 numbers without dimensions; everything else in bf16. vLLM reads the same names.
+beside it, fp32 numbers without dimensions; everything else in bf16. vLLM has the same names in its source.
 """
 
 import json
@@ -15,11 +15,13 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
+from hf_cascade.anatomy import READERS
 from hf_cascade.prune.checkpoint import DTYPES, INDEX, SINGLE
 from hf_cascade.publish import e4m3
 
 WEIGHT_SCALE, ACTIVATION_SCALE = "weight_scale_inv", "activation_scale"
 REST = torch.bfloat16
+PART = 2**18  # numbers that are rounded at once; ours
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -89,7 +91,41 @@ def stored_layers(model: PreTrainedModel, files: list[Path], layers) -> dict[str
     return found
 
 
-def write_files(files: list[Path], folder: Path, places: dict[str, str], scales: dict[str, Tensor]) -> int:
+def weight_scales(files: list[Path], places: dict[str, str]) -> dict[str, Tensor]:
+    """
+    Layer name to the scale of its weight: the largest magnitude over 448.
+
+    Layers that read one norm share the largest of theirs. An engine joins them to one product with one scale; with
+    others vLLM would round their codes a second time (benchmarks/results/fp8_twin_cpu.md has what that costs).
+
+    Raises:
+        ValueError: a weight holds NaN or infinite values.
+    """
+    largest: dict[str, Tensor] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in places.keys() & set(opened.keys()):
+                low, high = opened.get_tensor(name).aminmax()  # abs() would write it all again
+                found = torch.maximum(-low, high).float()
+                if not found.isfinite():
+                    raise ValueError(f"{name} in {file} holds NaN or infinite values: the model's weights are broken")
+                joined = _joined(places[name])
+                largest[joined] = torch.maximum(found, largest.get(joined, found))
+    return {layer: e4m3.scale_of(largest[_joined(layer)]) for layer in places.values()}
+
+
+def _joined(layer: str) -> str:
+    """A name that layers which read one norm have in common."""
+    for norm, readers in READERS.items():
+        for reader in readers:
+            if layer.endswith(f".{reader}"):
+                return layer.removesuffix(reader) + norm
+    return layer
+
+
+def write_files(
+    files: list[Path], folder: Path, places: dict[str, str], weights: dict[str, Tensor], inputs: dict[str, Tensor]
+) -> int:
     """
     Write each file again under its name, and the index of several.
 
@@ -97,31 +133,36 @@ def write_files(files: list[Path], folder: Path, places: dict[str, str], scales:
         files (`list[Path]`): of `weight_files`.
         folder (`Path`): where to.
         places (`dict[str, str]`): of `stored_layers`.
-        scales (`dict[str, Tensor]`): layer name to the scale of its inputs.
+        weights (`dict[str, Tensor]`): of `weight_scales`.
+        inputs (`dict[str, Tensor]`): layer name to the scale of its inputs.
 
     Returns:
         `int`: bytes of all tensors.
 
     Raises:
-        ValueError: a weight holds NaN or infinite values.
         OSError: the disk is full.
     """
     weight_map, total = {}, 0
     for file in files:
-        converted = _converted(file, places, scales)
-        try:
-            save_file(converted, folder / file.name, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(f"{folder / file.name} cannot be written: {error}") from error
-        weight_map |= dict.fromkeys(converted, file.name)
-        total += sum(value.numel() * value.element_size() for value in converted.values())
+        written = _write(_converted(file, places, weights, inputs), folder / file.name)
+        weight_map |= dict.fromkeys(written, file.name)
+        total += sum(written.values())
     if len(files) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return total
 
 
-def _converted(file: Path, places: dict[str, str], scales: dict[str, Tensor]) -> dict[str, Tensor]:
+def _write(tensors: dict[str, Tensor], file: Path) -> dict[str, int]:
+    """Save a file's tensors; their names and bytes."""
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be written: {error}") from error
+    return {name: value.nbytes for name, value in tensors.items()}
+
+
+def _converted(file: Path, places: dict[str, str], weights: dict, inputs: dict) -> dict[str, Tensor]:
     """A file's tensors as they are written."""
     tensors: dict[str, Tensor] = {}
     with safe_open(file, framework="pt") as opened:
@@ -130,10 +171,16 @@ def _converted(file: Path, places: dict[str, str], scales: dict[str, Tensor]) ->
             if name not in places:
                 tensors[name] = value.to(REST)
                 continue
-            prefix = name.removesuffix("weight")
-            try:
-                tensors[name], tensors[prefix + WEIGHT_SCALE] = e4m3.encode_weight(value)
-            except ValueError as error:
-                raise ValueError(f"{name} in {file} cannot be converted: {error}") from error
-            tensors[prefix + ACTIVATION_SCALE] = scales[places[name]].float()
+            layer, prefix = places[name], name.removesuffix("weight")
+            tensors[name] = _codes(value, weights[layer])
+            tensors[prefix + WEIGHT_SCALE] = weights[layer].clone()  # a file holds no tensor twice
+            tensors[prefix + ACTIVATION_SCALE] = inputs[layer].float()
     return tensors
+
+
+def _codes(weight: Tensor, scale: Tensor) -> Tensor:
+    """A weight's codes, in parts that a processor's cache holds: three times as fast as at once."""
+    codes = torch.empty(weight.shape, dtype=e4m3.DTYPE)
+    for part, place in zip(weight.flatten().split(PART), codes.flatten().split(PART), strict=True):
+        place.copy_(e4m3.encode(part, scale))
+    return codes

@@ -11,6 +11,7 @@ from hf_cascade.publish.facts import Facts
 from hf_cascade.publish.history import hub_datasets
 from hf_cascade.publish.paths import without_paths
 
+NAMED = 10  # configs of a data set; more are counted
 ORDER = ["license", "license_name", "license_link", "language", "library_name", "pipeline_tag", "base_model"]
 ORDER += ["base_model_relation", "datasets", "tags"]
 ARXIV = "2601.08584"
@@ -43,11 +44,12 @@ def relation(facts: Facts) -> str:
 
 def tags(facts: Facts) -> list[str]:
     """Tags by the stages of the line, the kind and the paper."""
-    found = ["cascade-distillation", *(tag for run, tag in TAGS.items() if run in facts.runs)]
+    found = ["cascade-distillation"] if {"prune", "distill"} <= set(facts.runs) else []
+    found += [tag for run, tag in TAGS.items() if run in facts.runs]
     found += [facts.kind] if facts.kind != "base" else []
     found += ["conversational"] if facts.chat is not None and facts.kind != "base" else []
     found += [facts.quantization] if facts.quantization else []
-    return [*found, "hf-cascade", f"arxiv:{ARXIV}"]
+    return [*found, "hf-cascade", *[f"arxiv:{ARXIV}"] * ("cascade-distillation" in found)]
 
 
 def eval_results(facts: Facts) -> list[EvalResult]:
@@ -71,15 +73,15 @@ def _entry(facts: Facts, row: dict, digits: int) -> EvalResult:
     keys = ("stderr", "low", "high", "within_problem", "rows", "samples_per_row", "num_fewshot")
     args = {key: row[key] for key in keys if row.get(key) is not None}
     data = row.get("data") or {}
-    repos = {tuple(name.split("/")[:2]) for name in data}
+    names = [name.split("/") for name in data]
     where = {}
-    if len(repos) == 1:
-        where["dataset_type"] = "/".join(repos.pop())
-    if len(data) == 1:
-        name, read = next(iter(data.items()))
-        parts = name.split("/")
-        where |= {"dataset_split": parts[-1], "dataset_revision": read.get("revision")}
-        where |= {"dataset_config": "/".join(parts[2:-1]) or None}
+    if len({tuple(parts[:2]) for parts in names}) == 1:
+        configs = list(dict.fromkeys("/".join(parts[2:-1]) for parts in names))
+        splits, revisions = {parts[-1] for parts in names}, {read.get("revision") for read in data.values()}
+        where["dataset_type"] = "/".join(names[0][:2])
+        where["dataset_config"] = f"{len(configs)} configs" if len(configs) > NAMED else ", ".join(configs) or None
+        where["dataset_split"] = splits.pop() if len(splits) == 1 else None
+        where["dataset_revision"] = revisions.pop() if len(revisions) == 1 else None
     return _result(facts, row["label"], row["label"], metric_name(row), round(row["value"], digits), args, where)
 
 

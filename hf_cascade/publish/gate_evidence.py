@@ -13,7 +13,7 @@ from hf_cascade.publish.folder import CONFIG, CONTAMINATION, EVALS, refusals
 from hf_cascade.publish.targets import MOSTLY, Targets
 from hf_cascade.publish.verdict import Line
 
-SHOWN = 3  # of many things alike; the others are counted
+SHOWN, PROBLEMS = 3, 20  # of many things alike, and of what makes a folder unsafe; the others are counted
 CONFORMANCE = "conformance"  # key of evals.json: {"scorers_sha256", "tasks": {task: {"status", "reason"}}}
 
 
@@ -23,7 +23,9 @@ def safe(folder: Path) -> Line:
     return Line(
         "files are safe",
         not problems,
-        listed(problems, "; ", "problems") if problems else "safetensors, no code, no tokens",
+        listed(problems, "\n                   ", "problems", PROBLEMS)
+        if problems
+        else "safetensors, no code, no tokens",
         "whole safetensors; no pickles, code, outward links, hidden or empty files, or tokens",
         "as each line says; what is not published anyway may be moved elsewhere" if problems else "",
         final=True,
@@ -51,7 +53,7 @@ def complete(folder: Path) -> Line:
 
 def finite(folder: Path) -> Line:
     """No infinity or NaN among the weights."""
-    name, limit = "weights are finite", "no infinity or NaN"
+    name, limit = "weights are finite", "finite numbers only"
     if tensors.faults(folder):
         return Line(name, False, "not read: the checkpoint is not whole", limit, "mend the files first")
     found = {path.name: tensors.not_finite(path) for path in sorted(folder.glob("*.safetensors"))}
@@ -107,7 +109,7 @@ def contamination(folder: Path, evals: dict, targets: Targets) -> Line | None:
         return None
     most = targets.contamination.get(MOSTLY)
     limit = "a report on this model's training text, about the rows that were run"
-    limit += f", of which at most {most:.2%} mostly stand in it" * (most is not None)
+    limit += "" if most is None else f", of which at most {most:.2%} mostly stand in it"
     names = " ".join(targets.suites or sorted(evals.get("suites") or {}))
     remedy = f"hf-cascade contamination --model {shlex.quote(str(folder))} --suite {names}"
     name, path = "contamination is reported", folder / CONTAMINATION
@@ -147,10 +149,10 @@ def evaluate(folder: Path, targets: Targets) -> str:
     return f"hf-cascade evaluate --model {shlex.quote(str(folder))} --suite {names}{parent} --output_dir REPORT"
 
 
-def listed(parts: list[str], between: str, kind: str) -> str:
+def listed(parts: list[str], between: str, kind: str, shown: int = SHOWN) -> str:
     """The first few of many, and how many more."""
-    more = len(parts) - SHOWN
-    return between.join(parts[:SHOWN]) + (f"{between}{more} more {kind}" if more > 0 else "")
+    more = len(parts) - shown
+    return between.join(parts[:shown]) + (f"{between}{more} more {kind}" if more > 0 else "")
 
 
 def _differences(told: dict, found: dict) -> str:

@@ -1,5 +1,7 @@
 """The gate's lines about benchmarks: suites run whole, answers all there and readable, and a judge to believe."""
 
+import math
+
 from hf_cascade.evaluate.suite import suites as shipped
 from hf_cascade.evaluate.suite.figures import RUN
 from hf_cascade.publish.gate_evidence import listed, run_tasks
@@ -104,7 +106,7 @@ def counted(tasks: list[tuple[str, dict]], targets: Targets, command: str) -> Li
     limits = {"unfinished": targets.unfinished, "truncated": targets.truncated}
     parts, wrong = [], []
     for name, limit in limits.items():
-        missing = [task for task, one in tasks if one.get(name) is None]
+        missing = [task for task, one in tasks if one.get(name) is None or math.isnan(one[name])]
         share, task = max(((one.get(name) or 0.0, task) for task, one in tasks), key=lambda pair: pair[0])
         parts.append(f"{name} {share:.1%}" + f" ({task})" * (share > 0))
         if missing:

@@ -7,7 +7,7 @@ from hf_cascade.cli import WORDS
 from hf_cascade.evaluate import tables
 from hf_cascade.publish.escaping import Markdown, code, escape
 from hf_cascade.publish.lineage import Stage, is_hub_id
-from hf_cascade.publish.paths import without_paths, without_paths_in
+from hf_cascade.publish.paths import without_paths_in
 
 DID = {
     "pretrain": "trained from a random start",
@@ -18,6 +18,7 @@ DID = {
     "grpo": "GRPO",
     "fp8": "converted to FP8",
 }
+TEACHER = "teacher_model_name_or_path"
 _DATA_FLAGS = ("calibration", "prompts")
 BUILDERS = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "webdataset")  # loaders of files, no Hub ids
 SHOWN = 12  # hex digits of a hash; cascade.json has all
@@ -30,11 +31,15 @@ def line_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
     rows, before = [], None
     for stage in stages:
         record, inputs = stage.record or {}, (stage.record or {}).get("inputs") or {}
-        teachers = [inputs[flag] for flag in ("teacher_model_name_or_path", "reward_model") if inputs.get(flag)]
-        did = escape(DID.get(stage.run, stage.run))
+        teachers = [inputs[flag] for flag in (TEACHER, "reward_model") if inputs.get(flag)]
         begun = inputs.get("model") or inputs.get("model_name_or_path")
+        further = stage.run == "pretrain" and begun
+        did = escape("trained further" if further else DID.get(stage.run, stage.run))
         if isinstance(begun, str) and _last(begun) != before:
             did = Markdown(f"{did}, from {code(_last(begun))}")
+        for flag, value in (record.get("config") or {}).items():
+            if flag.endswith("revision") and isinstance(value, str):
+                did = Markdown(f"{did}, {escape(flag.replace('_', ' '))} {code(value)}")
         shape = _shape(record.get("output") or {})
         told = Markdown(", ".join(_named(one) for one in teachers)) if teachers else tables.MISSING
         rows.append([code(stage.name), did, shape, told, code(stage.sha256[:SHOWN])])
@@ -47,6 +52,12 @@ def unknown(stages: list[Stage]) -> list[str]:
     return [stage.name for stage in stages if stage.record is None]
 
 
+def teachers(stages: list[Stage]) -> list[str]:
+    """Names of the models whose logits the line was distilled on."""
+    given = [stage.record["inputs"].get(TEACHER) for stage in stages if stage.run == "distill" and stage.record]
+    return list(dict.fromkeys(_last(one) for one in given if isinstance(one, str)))
+
+
 def data_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: what each stage read, how much, in which windows, and how long it took."""
     header = ["stage", "data", "read", "window", "learning rate", "time"]
@@ -57,14 +68,16 @@ def data_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
             continue
         record, config = stage.record, stage.record["config"]
         names = [code(name) for name in data_names(record)]
-        window = config.get("max_length") or config.get("calibration_length") or config.get("max_completion_length")
+        window = config.get("max_length") or config.get("calibration_length")
+        answers = config.get("max_completion_length")
+        length = f"{window:,}" if window else f"answers of {answers:,}" if answers else tables.MISSING
         rate, seconds = config.get("learning_rate"), record["metrics"].get("seconds")
         rows.append(
             [
                 code(stage.name),
                 Markdown("<br>".join(names)) if names else tables.MISSING,
                 amount(record),
-                f"{window:,}" if window else tables.MISSING,
+                length,
                 f"{rate:g}" if isinstance(rate, int | float) else tables.MISSING,
                 duration(seconds),
             ]
@@ -81,11 +94,9 @@ def data_names(record: dict) -> list[str]:
             label = ", ".join(Path(str(name)).name for name in part["data_files"])
         more = [part.get("name"), part.get("revision") and f"revision {part['revision']}"]
         names.append(", ".join(filter(None, (label, *more))))
-    names += [
-        without_paths(record["config"][flag]) for flag in _DATA_FLAGS if isinstance(record["config"].get(flag), str)
-    ]
+    names += [_last(record["config"][flag]) for flag in _DATA_FLAGS if isinstance(record["config"].get(flag), str)]
     prompts = record["inputs"].get("prompts_from")
-    return names + ([f"prompts of {without_paths(prompts)}"] if isinstance(prompts, str) else [])
+    return names + ([f"prompts of {_last(prompts)}"] if isinstance(prompts, str) else [])
 
 
 def hub_datasets(stages: list[Stage]) -> list[str]:
@@ -105,6 +116,12 @@ def tokens_of(record: dict) -> int | None:
     return (record.get("data") or {}).get("tokens")
 
 
+def distilled_tokens(stages: list[Stage]) -> str | None:
+    """Tokens of text that the line was distilled on, all stages together; `None` where one does not say."""
+    counts = [stage.record and tokens_of(stage.record) for stage in stages if stage.run == "distill"]
+    return tables.count(sum(counts)) if counts and all(counts) else None
+
+
 def amount(record: dict) -> str:
     """What a stage read or wrote, as far as its manifest says."""
     metrics = record["metrics"]
@@ -114,7 +131,8 @@ def amount(record: dict) -> str:
         return f"{tables.count(tokens)} tokens, for calibration"
     prefix = SHARES.get(record["run"])
     if prefix and (tokens := metrics.get(f"{prefix}_tokens")):
-        return f"{metrics.get(f'{prefix}_responses', 0):,} answers of its own, {tables.count(tokens)} tokens"
+        answers = metrics.get(f"{prefix}_responses")
+        return (f"{answers:,} answers" if answers else "answers") + f" of its own, {tables.count(tokens)} tokens"
     if rows := (metrics.get("reasoning_data") or {}).get("rows"):
         epochs = metrics.get("epoch")
         return f"{rows:,} conversations" + (f", {epochs:.3g} times" if epochs else "")
@@ -137,6 +155,13 @@ def longest_window(stages: list[Stage]) -> tuple[int, str] | None:
     return max(reversed(found), key=lambda pair: pair[0]) if found else None
 
 
+def window_after(stages: list[Stage], name: str) -> int | None:
+    """The longest rows of fine-tuning after a stage; `None` without any."""
+    places = [place for place, stage in enumerate(stages) if stage.name == name]
+    after = [stage.record for stage in stages[places[-1] + 1 :] if stage.run == "sft" and stage.record]
+    return max((record["config"]["max_length"] for record in after if record["config"].get("max_length")), default=None)
+
+
 def commands(stages: list[Stage]) -> list[tuple[str, str, dict]]:
     """For each stage whose record is here: its name, the command, and what the YAML file that it names holds."""
     found = []
@@ -154,13 +179,10 @@ def duration(seconds: float | None) -> str:
     """`83 s`, `12 min`, `3.4 h`."""
     if seconds is None:
         return tables.MISSING
-    return (
-        f"{seconds:,.0f} s"
-        if seconds < 600
-        else f"{seconds / 60:,.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:,.1f} h"
-    )
+    for unit, name, most in ((1, "s", 600), (60, "min", 7200)):
+        if seconds < most:
+            return f"{seconds / unit:,.0f}\N{NO-BREAK SPACE}{name}"
+    return f"{seconds / 3600:,.1f}\N{NO-BREAK SPACE}h"
 
 
 def _shape(output: dict) -> str:

@@ -3,7 +3,7 @@
 from hf_cascade.evaluate import tables
 from hf_cascade.publish import results
 from hf_cascade.publish.facts import Facts
-from hf_cascade.publish.history import longest_window
+from hf_cascade.publish.history import longest_window, window_after
 from hf_cascade.shape import text_config
 
 KIND = {
@@ -35,7 +35,13 @@ def _window(facts: Facts) -> list[str]:
     length, stage = trained
     told = [f"Its config allows {claimed:,} tokens of context, and "]
     told[0] += "all" * (length >= claimed) + "only the first" * (length < claimed)
-    told[0] += f" {length:,} were trained on, in stage {stage}; of stages whose records are not here this is not known."
+    told[0] += f" {length:,} were trained on, in stage {stage}"
+    told[0] += (
+        "." if facts.origin is None and all(one.record for one in facts.stages) else ", as far as records are here."
+    )
+    after = window_after(facts.stages, stage)
+    if after is not None and after < length:
+        told.append(f"Fine-tuning after that stage saw conversations of at most {after:,} tokens.")
     long = (facts.evals or {}).get("long")
     retrieval = any("retrieval" in task for row in results.ran(facts) for task in row.get("tasks") or ())
     if not long and not retrieval and claimed > 8192:
@@ -79,7 +85,7 @@ def _losses(facts: Facts) -> list[str]:
         told.append(f"On {len(lost)} of {len(rows)} benchmarks it keeps less than {RETENTION}% of {parent}: {names}.")
     blind = [row["label"] for row in rows if row.get("chance") is not None and _at_chance(row)]
     if blind:
-        told.append(f"On {', '.join(blind)} it cannot be told from chance.")
+        told.append(f"On {'; '.join(blind)} it cannot be told from chance.")
     held = (facts.evals or {}).get("retention")
     if not rows and held is not None and held < RETENTION:
         told.append(f"On held-out text it keeps {tables.percent(held)}, by perplexity, of its teacher.")
@@ -114,7 +120,7 @@ def _missing(facts: Facts) -> list[str]:
     if facts.stale:
         told.append("Its figures were measured before its folder was made anew, and may be those of other weights.")
     if labels := results.missing(facts):
-        told.append(f"{len(labels)} benchmarks were not run: {', '.join(labels)}.")
+        told.append(f"Not run: {'; '.join(labels)}.")
     if not facts.evals.get("suites"):
         told.append("No benchmark suite was run.")
     if facts.contamination is None:

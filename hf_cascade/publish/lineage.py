@@ -9,7 +9,7 @@ from pathlib import Path
 from hf_cascade import assets, manifest
 
 MODEL_INPUTS = ("model", "model_name_or_path")
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ blockquote { margin: 0 0 16px; padding: 0 1em; color: #59636e; border-left: 4px 
 blockquote.warning { border-color: #cf222e; background: #fff1f0; color: #1f2328; padding: 12px 16px; }
 details { margin: 8px 0; } summary { cursor: pointer; font-weight: 600; }
 .front { border: 1px solid #d1d9e0; border-radius: 6px; padding: 12px 16px; background: #f6f8fa; font-size: 13px; }
-.front b { display: inline-block; min-width: 175px; font-weight: 600; color: #59636e; }
+.front div { display: flex; } .front p { margin: 0; flex: 1; }
+.front b { flex: none; width: 175px; font-weight: 600; color: #59636e; }
 .front span { display: inline-block; background: #fff; border: 1px solid #d1d9e0; border-radius: 10px;
   padding: 0 8px; margin: 2px 4px 2px 0; }
 """
@@ -90,5 +91,5 @@ def _box(front: str) -> str:
             value = [f"{one['dataset']['name']}: {metric['value']}" for one in results for metric in one["metrics"]]
         values = value if isinstance(value, list) else [value]
         shown = "".join(f"<span>{html.escape(str(one))}</span>" for one in values)
-        lines.append(f"<div><b>{html.escape(str(key))}</b>{shown}</div>")
+        lines.append(f"<div><b>{html.escape(str(key))}</b><p>{shown}</p></div>")
     return f'<div class="front">{"".join(lines)}</div>' if lines else ""

@@ -13,14 +13,14 @@ from hf_cascade.publish import results
 from hf_cascade.publish.facts import Facts
 
 FOLDER = "card"  # beside the card
+WIDE = ("progress",)  # of several panels: alone in a row
 # Kind to (what it shows, for those who cannot see it; caption), in the order of the card
 CAPTIONS = {
     "results": ("Benchmarks with 95% intervals", "Benchmarks with 95% intervals, beside the parent's and the paper's."),
     "kl": (
         "KL from the teacher against tokens",
-        "Divergence from the teacher in training, by tokens; other windows, other text.",
+        "Divergence from the teacher in training; stages with another window read other text.",
     ),
-    "progress": ("Progress of the last stage", "The last stage of training, on prompts that it was not trained on."),
     "layer_scores": (
         "Score of each of the parent's layers",
         "What each layer of the parent is worth; hollow ones went.",
@@ -32,8 +32,9 @@ CAPTIONS = {
     "ffn_spectra": ("Scores of FFN columns by layer", "How sharply FFN columns differ, by layer, and how many stay."),
     "frontier": (
         "Divergence of shapes of one size",
-        "Shapes of one size that were tried; the ring marks the chosen one.",
+        "Shapes of one size that were tried; the ring is the best one.",
     ),
+    "progress": ("Progress of the last stage", "The last stage of training, step by step."),
 }
 
 
@@ -50,6 +51,14 @@ def draw(facts: Facts, folder: Path) -> dict[str, Path]:
     """
     place = Path(folder) / FOLDER
     place.mkdir(parents=True, exist_ok=True)
+    drawn = _draw(facts, place)
+    if not any(place.iterdir()):
+        place.rmdir()
+    return drawn
+
+
+def _draw(facts: Facts, place: Path) -> dict[str, Path]:
+    """Draw into a folder that is there."""
     drawn: dict[str, Path] = {}
     measured = results.suite_results(facts)
     if len(results.ran(facts)) > 1:
@@ -103,10 +112,12 @@ def _kl(curves: list[tuple[str, list[float], list[float]]], path: Path) -> None:
 def _drawable(measured: dict) -> dict:
     """Results in which every model has every row of the suites it has, as pictures expect."""
     blank = {"status": "not run", "reason": "", "paper": None, "parent": None, "chance": None}
-    for suite in measured["suites"]:
-        for model in measured["models"]:
-            rows = (model["suites"].get(suite["name"]) or {}).get("rows")
-            for row in suite["rows"]:
-                if rows is not None:
-                    rows[row["label"]] = {**blank, **(rows.get(row["label"]) or {})}
-    return measured
+    models = []
+    for model in measured["models"]:
+        told = {}
+        for suite in measured["suites"]:
+            if rows := (model["suites"].get(suite["name"]) or {}).get("rows"):
+                labels = [row["label"] for row in suite["rows"]]
+                told[suite["name"]] = {"rows": {label: {**blank, **(rows.get(label) or {})} for label in labels}}
+        models.append({**model, "suites": told})
+    return {**measured, "models": models}

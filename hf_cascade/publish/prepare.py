@@ -9,9 +9,8 @@ from pathlib import Path
 from hf_cascade import __version__
 from hf_cascade.publish import card, eval_results, facts, gate, pictures, targets
 from hf_cascade.publish.family_file import Planned
-from hf_cascade.publish.folder import Upload, left_out, uploads
-
-CARD, DECISION, IMAGES = "README.md", "publish.json", "images"
+from hf_cascade.publish.folder import Unsafe, Upload, left_out, uploads
+from hf_cascade.pushing import CARD, RELEASE
 
 
 @dataclass(frozen=True)
@@ -23,15 +22,17 @@ class Prepared:
         planned (`Planned`): what was asked for.
         limits (`Targets`): the gate's.
         decision (`Decision`): the gate's.
+        kind (`str`): base, instruct or reasoning; empty where there is no card.
         card (`str`, *optional*): README.md; `None` where it could not be made.
-        files (`list[Upload]`): everything to send; empty where the gate is closed.
-        left_out (`list[str]`): names in the folder that stay behind.
+        files (`list[Upload]`): everything to send; empty for a folder that is not safe.
+        left_out (`list[str]`): names in the folder that stay behind, or are replaced.
         problems (`list[str]`): why there is no card, or what the Hub would not understand in it.
     """
 
     planned: Planned
     limits: targets.Targets
     decision: gate.Decision
+    kind: str
     card: str | None
     files: list[Upload]
     left_out: list[str]
@@ -71,16 +72,30 @@ def prepare(planned: Planned) -> Prepared:
     """
     limits = targets.load(planned.targets) if planned.targets else targets.Targets()
     decision = gate.decide(planned.model, limits, planned.override)
-    text, files, problems = None, [], []
+    kind, text, files, problems = "", None, [], []
     try:
-        text, files, problems = _files(planned, decision)
+        kind, text, files, problems = everything(planned, decision)
     except (OSError, ValueError) as error:  # a folder that the gate refuses can be anything
         problems = [str(error)]
-    return Prepared(planned, limits, decision, text, files, left_out(planned.model), problems)
+    except (KeyError, TypeError, AttributeError) as error:  # a file that was edited, or of another version
+        problems = [f"a record in {planned.model} lacks what a card asks of it: {type(error).__name__}: {error}"]
+    return Prepared(planned, limits, decision, kind, text, files, left_out(planned.model), problems)
 
 
-def _files(planned: Planned, decision: gate.Decision) -> tuple[str, list[Upload], list[str]]:
-    """The card, all files, and what is wrong with the card."""
+def everything(planned: Planned, decision: gate.Decision | None) -> tuple[str, str, list[Upload], list[str]]:
+    """
+    What a repository is to hold.
+
+    Args:
+        planned (`Planned`): the model, and what its card is told.
+        decision (`Decision`, *optional*): unset, the card says that the gate was not asked.
+
+    Returns:
+        `tuple`: the kind, the card, all files (none for a folder that is not safe), and what is wrong with the card.
+
+    Raises:
+        ValueError, OSError: a record in the folder is missing or cannot be read.
+    """
     told = facts.read(
         planned.model,
         planned.parent,
@@ -88,23 +103,29 @@ def _files(planned: Planned, decision: gate.Decision) -> tuple[str, list[Upload]
         repo_id=planned.repo_id,
         base_model=planned.base_model,
         license=planned.license,
+        license_name=planned.license_name,
+        license_link=planned.license_link,
         language=list(planned.language),
     )
     with tempfile.TemporaryDirectory() as scratch:
         drawn = pictures.draw(told, Path(scratch))
-        images = {f"{IMAGES}/{path.name}": path.read_bytes() for path in drawn.values()}
-        links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
+        links = {name: path.relative_to(scratch).as_posix() for name, path in drawn.items()}
+        images = {links[name]: path.read_bytes() for name, path in drawn.items()}
     text = card.render(told, decision, links)
-    made = {CARD: text, DECISION: _record(planned, decision), **eval_results.files(told)}
+    made = {CARD: text, **eval_results.files(told)}
+    made |= {RELEASE: _record(planned, decision)} if decision is not None else {}
     made = {name: content.encode() for name, content in made.items()} | images
-    files = uploads(planned.model) if decision.passed else []
+    try:
+        files = uploads(planned.model)
+    except Unsafe:  # which the decision has told
+        files = []
     taken = {file.path_in_repo for file in files}
     files += [
         Upload(name, None, content, hashlib.sha256(content).hexdigest(), len(content))
         for name, content in made.items()
         if files and name not in taken
     ]
-    return text, files, card.validate(text)
+    return told.kind, text, files, card.validate(text, {*made, *taken})
 
 
 def _record(planned: Planned, decision: gate.Decision) -> str:

@@ -4,6 +4,7 @@ import re
 
 from huggingface_hub import HfApi
 from huggingface_hub.community import Discussion
+from huggingface_hub.hf_api import RepoFile
 
 from hf_cascade.publish import checksums
 from hf_cascade.publish.folder import Upload
@@ -13,13 +14,22 @@ MARK = re.compile(r"\[release ([0-9a-f]{12})\]$")
 STALE = "Closed: {reason}. A pull request with the whole new state takes its place."
 
 
-def open_one(api: HfApi, steps: Steps, repo_id: str, uploads: list[Upload], *, message: str, base: str) -> int:
+def open_one(
+    api: HfApi,
+    steps: Steps,
+    repo_id: str,
+    uploads: list[Upload],
+    *,
+    message: str,
+    base: str,
+    there: dict[str, RepoFile],
+) -> int:
     """
     Number of the one open pull request of ours for this content on this head of main; stale ones are closed.
 
     Args:
         message (`str`): what the release is; begins the title.
-        base (`str`): commit at the head of main.
+        base (`str`), there (`dict[str, RepoFile]`): commit at the head of main, and its files.
     """
     author = steps.run("asking whose token this is", lambda: api.whoami(cache=True))["name"]
     wanted = checksums.digest(uploads)
@@ -27,7 +37,7 @@ def open_one(api: HfApi, steps: Steps, repo_id: str, uploads: list[Upload], *, m
     kept = None
     for one in listed:
         reason = steps.run(
-            "looking at an earlier pull request", lambda one=one: _stale(api, one, uploads, base), tries=1
+            "looking at an earlier pull request", lambda one=one: _stale(api, one, uploads, base, there), tries=1
         )
         if reason is None and kept is None:
             kept = one.num
@@ -57,25 +67,20 @@ def open_one(api: HfApi, steps: Steps, repo_id: str, uploads: list[Upload], *, m
 def _ours(api: HfApi, repo_id: str, author: str) -> list[Discussion]:
     """Open pull requests that a release of this account made, newest first. Opened by a program they are drafts."""
     found = api.get_repo_discussions(repo_id, discussion_type="pull_request", author=author)
-    return [
-        one
-        for one in found
-        if one.is_pull_request and one.author == author and one.status in ("open", "draft") and MARK.search(one.title)
-    ]
+    return [one for one in found if one.is_pull_request and one.status in ("open", "draft") and MARK.search(one.title)]
 
 
-def _stale(api: HfApi, one: Discussion, uploads: list[Upload], base: str) -> str | None:
+def _stale(api: HfApi, one: Discussion, uploads: list[Upload], base: str, there: dict[str, RepoFile]) -> str | None:
     """Why a pull request cannot become this release; `None` if it can."""
     if MARK.search(one.title)[1] != checksums.digest(uploads)[:12]:
         return "it holds another content"
     commits = [commit.commit_id for commit in api.list_repo_commits(one.repo_id, revision=one.git_reference)]
-    if commits[0] == base:
-        return None  # nothing committed yet
-    if commits[1:2] != [base]:
+    if base not in commits:
         return "main has another commit now"
-    if checksums.differences(uploads, checksums.files_at(api, one.repo_id, commits[0])):
-        return "its files are not the ones that were sent"
-    return None
+    files = checksums.files_at(api, one.repo_id, commits[0])
+    if checksums.same(files, there):
+        return None  # nothing committed yet
+    return "its files are not the ones that were sent" if checksums.differences(uploads, files) else None
 
 
 def _close(api: HfApi, one: Discussion, reason: str) -> bool:

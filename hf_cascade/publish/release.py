@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.hf_api import ModelInfo, RepoFile
 
 from hf_cascade.display import clock
 from hf_cascade.publish import checksums, pull_request
@@ -55,7 +55,7 @@ def publish(
     message: str,
     decide: Callable[[], Decision],
     tag: str | None = None,
-    private: bool = True,
+    private: bool | None = None,
     gated: str | bool | None = None,
     collection: str | None = None,
     note: str | None = None,
@@ -71,8 +71,8 @@ def publish(
         message (`str`): title of the commit and the pull request.
         decide: the gate; asked when the Hub's checksums are right, before the merge.
         tag (`str`, *optional*): name of the tag. Unset: `v1`, `v2`, ..., one for every new state.
-        private (`bool`): `False` makes the repository public, last of all. `True` keeps a new one private; one that
-            is public already stays so.
+        private (`bool`, *optional*): `False` makes the repository public, last of all; `True` makes it private, first
+            of all. Unset, it stays as it is.
         gated (`str` or `bool`, *optional*): `auto` or `manual` makes readers apply, `False` does not; set last of all.
         collection (`str`, *optional*): title of a collection of the same owner; made where it is missing.
         note (`str`, *optional*): the model's note in the collection.
@@ -83,13 +83,13 @@ def publish(
         `ReleaseError`: a step failed; the message says which, and what main holds.
     """
     release = Release(uploads, repo_id=repo_id, api=api, message=message, say=say)
-    commit = release.to_main(decide, tag=tag)
+    commit = release.to_main(decide, tag=tag, private=private)
     name = release.tag(commit, tag)
     address = None
     if collection is not None:
         owner = repo_id.split("/")[0]
         entries = [Entry(repo_id, note)]
-        address = arrange(api, release.steps, collection, owner=owner, entries=entries, private=private)
+        address = arrange(api, release.steps, collection, owner=owner, entries=entries, private=private is not False)
     release.settings(private=private, gated=gated)
     return Published(f"{api.endpoint}/{repo_id}", commit, name, address)
 
@@ -110,9 +110,9 @@ class Release:
         self.uploads, self.repo_id, self.api, self.message = uploads, repo_id, api, message
         self.steps = Steps(repo_id, say)
 
-    def to_main(self, decide: Callable[[], Decision], *, tag: str | None = None) -> str:
+    def to_main(self, decide: Callable[[], Decision], *, tag: str | None = None, private: bool | None = None) -> str:
         """The commit on main that holds exactly `uploads`; see `publish`."""
-        base = self._repository()
+        base = self._repository(hide=private is True)
         there = self._files(base)
         merged = not checksums.differences(self.uploads, there)
         self._tag_is_free(tag, base if merged else None)
@@ -121,10 +121,9 @@ class Release:
             self.steps.say("main holds this content already")
             self._ask(decide)
             return base
-        number = pull_request.open_one(
-            self.api, self.steps, self.repo_id, self.uploads, message=self.message, base=base
-        )
-        head = self._commit(number, base, checksums.to_delete(self.uploads, there))
+        about = {"message": self.message, "base": base, "there": there}
+        number = pull_request.open_one(self.api, self.steps, self.repo_id, self.uploads, **about)
+        head = self._commit(number, base, there)
         self._verify(head, "comparing checksums")
         self._ask(decide)
         return self._merge(number, base)
@@ -149,11 +148,9 @@ class Release:
         self.steps.say(f"tag {made}")
         return made
 
-    def settings(self, *, private: bool = True, gated: str | bool | None = None) -> None:
+    def settings(self, *, private: bool | None = None, gated: str | bool | None = None) -> None:
         """Visibility and gating in one request: never public without the gate that was asked for."""
-        wanted = {} if private else {"private": False}
-        if gated is not None:
-            wanted["gated"] = gated
+        wanted = {name: value for name, value in (("private", private), ("gated", gated)) if value is not None}
         if not wanted:
             return
 
@@ -166,9 +163,11 @@ class Release:
             return True
 
         self.steps.run("setting visibility", make, find)
-        self.steps.say(", ".join(f"{name}: {str(value).lower()}" for name, value in wanted.items()))
+        visible = [] if private is None else ["private" if private else "public"]
+        asks = [] if gated is None else [f"readers apply ({gated})" if gated else "not gated"]
+        self.steps.say(", ".join(visible + asks))
 
-    def _repository(self) -> str:
+    def _repository(self, hide: bool) -> str:
         """A repository that exists; returns the head of main."""
 
         def find() -> ModelInfo | None:
@@ -182,18 +181,27 @@ class Release:
             return self._info()
 
         info = self.steps.run("making the repository", make, find)
+        if hide and not info.private:
+            self.settings(private=True)
+            return info.sha
         self.steps.say("private repository" if info.private else "public repository: what is uploaded can be seen")
         return info.sha
 
-    def _commit(self, number: int, base: str, deleted: list[str]) -> str:
+    def _commit(self, number: int, base: str, there: dict[str, RepoFile]) -> str:
         """The one commit on the pull request; returns it."""
-        reference = f"refs/pr/{number}"
+        reference, parent = f"refs/pr/{number}", base
 
         def find() -> str | None:
+            nonlocal parent
             head = self._info(reference).sha
-            if head != base and head == self._info().sha:  # the pull request began on a commit newer than `base`
+            if head == base:
+                return None
+            if head == self._info().sha:  # the pull request began on a commit newer than `base`
                 raise self._moved("committing", head)
-            return None if head == base else head
+            if checksums.same(checksums.files_at(self.api, self.repo_id, head), there):
+                parent = head  # a first commit without changes
+                return None
+            return head
 
         if done := self.steps.run("looking at the pull request", lambda: find() or ""):
             return done
@@ -204,10 +212,9 @@ class Release:
         self._upload(additions, reference)
 
         def make() -> str:
-            operations = [*additions, *(CommitOperationDelete(path) for path in deleted)]
-            return self.api.create_commit(
-                self.repo_id, operations, commit_message=self.message, revision=reference, parent_commit=base
-            ).oid
+            deleted = [CommitOperationDelete(path) for path in checksums.to_delete(self.uploads, there)]
+            on = {"revision": reference, "parent_commit": parent}
+            return self.api.create_commit(self.repo_id, [*additions, *deleted], commit_message=self.message, **on).oid
 
         return self.steps.run("committing", make, find)
 
@@ -236,7 +243,7 @@ class Release:
         if found:
             more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
             raise self.steps.error(step, f"{'; '.join(found[:MOST_NAMED])}{more}")
-        self.steps.say(f"checksums of {len(self.uploads)} files are right")
+        self.steps.say(f"{step}: {len(self.uploads)} files are right")
 
     def _ask(self, decide: Callable[[], Decision]) -> None:
         decision = decide()
@@ -297,5 +304,5 @@ class Release:
     def _info(self, revision: str | None = None) -> ModelInfo:
         return self.api.model_info(self.repo_id, revision=revision)
 
-    def _files(self, commit: str):
+    def _files(self, commit: str) -> dict[str, RepoFile]:
         return self.steps.run("listing files", lambda: checksums.files_at(self.api, self.repo_id, commit), tries=1)

@@ -6,7 +6,7 @@ from hf_cascade.evaluate import tables
 from hf_cascade.evaluate.suite import report, suites
 from hf_cascade.evaluate.suite.completeness import joined
 from hf_cascade.evaluate.suite.figures import RUN, Z
-from hf_cascade.publish.escaping import Markdown, escape
+from hf_cascade.publish.escaping import Markdown
 from hf_cascade.publish.facts import Facts
 
 PART = "†"  # marks what was measured on a part of its benchmark
@@ -60,15 +60,15 @@ def suite_results(facts: Facts) -> dict:
 
 
 def ran(facts: Facts) -> list[dict]:
-    """All rows that were run: `{"suite", "label", "scale", "tasks", **figures}`."""
-    found = []
+    """All rows that were run, each label once: `{"suite", "label", "scale", "tasks", **figures}`."""
+    found: dict[str, dict] = {}
     for suite in suite_results(facts)["suites"]:
         rows = facts.evals["suites"][suite["name"]]["rows"]
         for row in suite["rows"]:
             figures = rows.get(row["label"]) or {}
             if figures.get("status") == RUN:
-                found.append({"suite": suite["name"], **row, **figures})
-    return found
+                found.setdefault(row["label"], {"suite": suite["name"], **row, **figures})
+    return list(found.values())
 
 
 def missing(facts: Facts) -> list[str]:
@@ -156,12 +156,13 @@ def response_line(facts: Facts) -> str | None:
     found, asked = evals.get("preference"), evals.get("comparison") or {}
     if not found:
         return None
-    told = [f"{found['responses']:,} answers to {asked['rows']:,} prompts"] if asked.get("rows") else []
+    told = [f"{found['responses']:,} answers"] if found.get("responses") else []
+    told += [f"to {asked['rows']:,} prompts"] if asked.get("rows") else []
     told += [f"temperature {asked['sampling_temperature']:g}, top_p {asked['top_p']:g}"] if asked.get("top_p") else []
     told += [f"mean length {tables.figure(found['tokens'])} tokens"] if found.get("tokens") else []
     names = {"loop_rate": "loop", "truncated_rate": "are cut off"}
     told += [f"{tables.share(found[key])} {what}" for key, what in names.items() if found.get(key) is not None]
-    return ", ".join(told) + "."
+    return ", ".join(told).replace(", to ", " to ", 1) + "." if told else None
 
 
 def _suite_table(facts: Facts, name: str) -> Table:
@@ -237,8 +238,8 @@ def legend(facts: Facts) -> list[str]:
     told += ["kept: the value in percent of the parent's, of a loss the other way round."] if "kept" in heads else []
     if "minus paper" in heads:
         told.append(
-            "minus paper: inside, where the paper's figure lies in this model's interval; where only samples can differ, "
-            "in the one over samples."
+            "minus paper: inside, where the paper's figure lies in this model's interval; "
+            "where only samples can differ, in the one over samples."
         )
     told += ["chance: what a model gets that knows nothing."] if "chance" in heads else []
     told += ["↓: lower is better."] if "↓" in cells else []

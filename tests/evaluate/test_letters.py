@@ -133,4 +133,4 @@ def test_forty_thousand_characters_take_no_time():
             answer = unit * (40_000 // len(unit)) + end
             started = time.process_time()
             letter_of(answer, OPTIONS)
-            assert time.process_time() - started < 0.2, unit
+            assert time.process_time() - started < 0.5, unit

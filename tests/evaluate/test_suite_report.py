@@ -289,16 +289,16 @@ def test_earlier_figures_of_the_same_weights_are_kept(tmp_path):
     assert kept.merge(NEW, tmp_path) == (NEW, [])
     earlier = {"weights_sha256": "w", "heldout": {"perplexity": 9.0}, "retention": 90.0, "teacher": "p", "long": None}
     earlier |= {
-        "conformance": {"green": True},
+        "conformance": {"scorers_sha256": None},
         "suites": {"table2": {"rows": {"A": {}}}, "table3": {"rows": {}, "tasks": {}}},
     }
     (tmp_path / "evals.json").write_text(json.dumps(earlier))
     merged, lines = kept.merge(NEW, tmp_path)
     assert lines == [] and merged["suites"] == {"table2": {"rows": {"A": {}}}, "table3": {"rows": {}, "tasks": {}}}
-    assert merged["conformance"] == {"green": True} and merged["heldout"] == {"perplexity": 9.0}
+    assert merged["conformance"] == {"scorers_sha256": None} and merged["heldout"] == {"perplexity": 9.0}
     merged, lines = kept.merge({**NEW, "weights_sha256": "other"}, tmp_path)
     assert merged["suites"] == NEW["suites"] and "conformance" not in merged
-    assert lines == [f"{tmp_path}/evals.json: table2, table3, conformance dropped: they were measured on other weights"]
+    assert lines == [f"{tmp_path}/evals.json: table2, table3 dropped: they were measured on other weights"]
     (tmp_path / "evals.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         kept.merge(NEW, tmp_path)

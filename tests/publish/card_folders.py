@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from hf_cascade.evaluate.suite import figures, suites
-from hf_cascade.shape import count_total
+from hf_cascade.shape import count_parameters
 
 CONFIG = {
     "architectures": ["Ministral3ForCausalLM"],
@@ -49,8 +49,8 @@ def folder(path: Path, run: str, parent: Path | None = None, *, config: dict | N
         "config_sha256": "0" * 64,
         "inputs": {flag: str(parent)} if parent is not None else {},
         "output": {
-            "num_parameters": count_total(config),
-            "bytes": 2 * count_total(config),
+            "num_parameters": count_parameters(config),
+            "bytes": 2 * count_parameters(config),
             **{size: config[size] for size in sizes},
         },
         "data": None,

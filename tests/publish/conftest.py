@@ -7,7 +7,9 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import _http, disable_progress_bars
 
 from hf_cascade.publish import steps
-from tests.publish.hub import TOKEN, Hub
+from tests.publish.hub import TOKEN, USER, Hub
+from tests.publish.hub_state import Repo
+from tests.publish.releases import OLD, REPO, commit_by_hand, state
 
 
 @pytest.fixture
@@ -48,3 +50,12 @@ def hub(tmp_path, monkeypatch):
 def api(hub) -> HfApi:
     """The real client, pointed at the Hub."""
     return HfApi(endpoint=hub.url, token=TOKEN)
+
+
+@pytest.fixture
+def old(hub):
+    """The Hub with an older state of the model on main."""
+    hub.repos[REPO] = Repo(REPO, True, USER)
+    commit_by_hand(hub, state(OLD))
+    hub.repo(REPO).tags["v1"] = hub.repo(REPO).refs["main"]
+    return hub

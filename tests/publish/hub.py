@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.publish import hub_discussions, hub_routes  # noqa: F401, the first registers its routes
+from tests.publish import hub_collections, hub_discussions, hub_routes  # noqa: F401, the first two register routes
 from tests.publish.hub_routes import Answer, Request
 from tests.publish.hub_state import Collection, Problem, Repo
 
@@ -230,3 +230,17 @@ def _as_answer(problem: Problem) -> Answer:
     if "commit" in problem.more:
         headers["X-Repo-Commit"] = problem.more["commit"]
     return Answer({"error": problem.message}, problem.status, headers)
+
+
+def main() -> None:
+    """Serve until interrupted, for a look by hand: `python -m tests.publish.hub`, then what it prints in a shell."""
+    with Hub() as hub:
+        print(f"export HF_ENDPOINT={hub.url} HF_TOKEN={TOKEN} HF_HUB_DISABLE_XET=1 HF_HOME=$(mktemp -d)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print(f"held {', '.join(hub.repos) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    main()

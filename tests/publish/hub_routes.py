@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import yaml
 
-from tests.publish.hub_state import MAIN, Blob, Collection, Commit, Problem, Repo, now, slug_of
+from tests.publish.hub_state import MAIN, Blob, Commit, Problem, Repo, now
 
 ROUTES: list[tuple[str, re.Pattern, Callable]] = []
 LARGE_NAMES = (".safetensors", ".bin", ".pt", ".gguf")
@@ -246,7 +246,7 @@ def tree(hub, request, repo: Repo, rev: str, path: str = ""):
                 entries.append({"type": "directory", "path": folder, "size": 0, "oid": oid})
         if len(parts) == 1 or request.asks("recursive"):
             entries.append(_entry(repo, at, name, blob, request.asks("expand")))
-    return _page(hub, request, entries)
+    return page(hub, request, entries)
 
 
 def _entry(repo: Repo, at: Commit, path: str, blob: Blob, expand: bool) -> dict:
@@ -262,7 +262,7 @@ def _entry(repo: Repo, at: Commit, path: str, blob: Blob, expand: bool) -> dict:
     return entry
 
 
-def _page(hub, request, entries: list) -> Answer:
+def page(hub, request, entries: list) -> Answer:
     """A part of a list, and the address of the next."""
     start = int(request.query.get("cursor", ["0"])[0])
     end = start + hub.page
@@ -288,7 +288,7 @@ def refs(hub, request, repo: Repo):
 
 @route("GET", "/api/models/<repo>/commits/<rev>")
 def commits(hub, request, repo: Repo, rev: str):
-    return _page(
+    return page(
         hub,
         request,
         [
@@ -366,54 +366,3 @@ def _part(request, content: bytes, headers: dict) -> Answer:
     start, end = int(found[1]), int(found[2] or len(content) - 1)
     span = f"bytes {start}-{end}/{len(content)}"
     return Answer(content[start : end + 1], 206, {**headers, "Content-Range": span})
-
-
-@route("POST", "/api/collections")
-def create_collection(hub, request):
-    asked, user = request.json, hub.signed_in(request)
-    hub.may_write(f"{asked['namespace']}/-", user)
-    slug = slug_of(asked["namespace"], asked["title"])
-    if slug in hub.collections:
-        return Answer({"error": "Collection already exists", "slug": slug}, 409)
-    details = (asked["title"], asked["namespace"], asked.get("private", False), asked.get("description"))
-    hub.collections[slug] = Collection(slug, *details)
-    return hub.collections[slug].as_json()
-
-
-@route("GET", "/api/collections")
-def list_collections(hub, request):
-    owners = request.query.get("owner")
-    found = [one for one in hub.collections.values() if owners is None or one.namespace in owners]
-    return _page(hub, request, [one.as_json(most=4) for one in found])
-
-
-@route("GET", "/api/collections/<slug>")
-def get_collection(hub, request, slug: str):
-    return hub.collection(slug).as_json()
-
-
-@route("PATCH", "/api/collections/<slug>")
-def update_collection(hub, request, slug: str):
-    one = hub.collection(slug)
-    for name in {"title", "description", "private"} & set(request.json):
-        setattr(one, name, request.json[name])
-    return {"data": one.as_json()}
-
-
-@route("POST", "/api/collections/<slug>/items")
-def add_item(hub, request, slug: str):
-    hub.signed_in(request)
-    one, item = hub.collection(slug), request.json["item"]
-    one.add(item["id"], item["type"], request.json.get("note"))
-    return one.as_json()
-
-
-@route("PATCH", "/api/collections/<slug>/items/<key>")
-def update_item(hub, request, slug: str, key: str):
-    one = hub.collection(slug)
-    item = one.item(key)
-    item.note = request.json.get("note", item.note)
-    if "position" in request.json:
-        one.items.remove(item)
-        one.items.insert(request.json["position"], item)
-    return {}

@@ -33,7 +33,7 @@ def folder(made, tmp_path):
 
 @pytest.fixture
 def sharded(made, tmp_path):
-    return shutil.copytree(made[True], tmp_path / "3b")
+    return shutil.copytree(made[True], tmp_path / "sharded")
 
 
 def change(path, **changes):
@@ -44,6 +44,7 @@ def test_what_is_sent_is_a_whole_model(folder, tmp_path):
     (folder / "log.json").write_text("[]")
     (folder / "README.md").write_text("TRL's")
     (folder / "notes.txt").write_text(TOKEN)
+    (folder / "tokenizer.exe").write_bytes(b"MZ")
     (folder / "checkpoint-5").mkdir()
     (folder / "checkpoint-5" / "optimizer.pt").write_bytes(pickle.dumps(1))
     (folder / ".gitattributes").write_text("*")
@@ -51,7 +52,14 @@ def test_what_is_sent_is_a_whole_model(folder, tmp_path):
     names = ["config.json", "model.safetensors", "cascade.json", "chat_template.jinja", "evals.json"]
     names += ["generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     assert [file.path_in_repo for file in sent] == names
-    assert left_out(folder) == [".gitattributes", "README.md", "checkpoint-5/", "log.json", "notes.txt"]
+    assert left_out(folder) == [
+        ".gitattributes",
+        "README.md",
+        "checkpoint-5/",
+        "log.json",
+        "notes.txt",
+        "tokenizer.exe",
+    ]
     there = tmp_path / "there"
     there.mkdir()
     for file in sent:
@@ -85,7 +93,6 @@ HOSTILE = {
     "a pickle of protocol 0": ("chat_template.jinja", pickle.dumps(Evil(), protocol=0), "is a pickle"),
     "a pickle of protocol 1": ("merges.txt", pickle.dumps(Evil(), protocol=1), "is a pickle"),
     "a torch file": ("vocab.txt", b"PK\x03\x04 archive", "is a zip archive"),
-    "a tokenizer that is a program": ("tokenizer.exe", b"MZ", "which end in .json"),
     "a tokenizer.bin": ("tokenizer.bin", b"MZ", "a pickle"),
     "code": ("modeling_x.py", b"print(1)", "code: a model folder holds none"),
     "a hidden file": (".env", b"A=1", ".env: a hidden file"),

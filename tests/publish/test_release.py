@@ -1,4 +1,4 @@
-"""A release leaves main as it was or complete, whatever fails; the same call again completes it, and repeats nothing."""
+"""A release: one model whole on main, once; what others do in the meantime is seen, and nothing half is merged."""
 
 import hashlib
 import subprocess
@@ -12,64 +12,21 @@ from hf_cascade import assets
 from hf_cascade.publish.folder import Upload
 from hf_cascade.publish.release import GateRefusal, Release, publish
 from hf_cascade.publish.steps import ReleaseError
-from hf_cascade.publish.verdict import Decision, Line
-from tests.publish.hub import DROP_AFTER, DROP_BEFORE, TOKEN, USER
-from tests.publish.hub_state import GIT_ATTRIBUTES, Blob, Repo
+from tests.publish.hub import DROP_AFTER
+from tests.publish.releases import (
+    NEW,
+    OLD,
+    PASSES,
+    REFUSES,
+    REPO,
+    assert_complete,
+    commit_by_hand,
+    release,
+    state,
+    uploads,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")
-PASSES = Decision([Line("complete", True, "2 files", "all")])
-REFUSES = Decision([Line("retention", False, "0.61", ">= 0.9 of the parent", "distil longer")])
-CARD = b"---\nlicense: apache-2.0\n---\n# A model\n"
-NEW = {"config.json": b'{"new": 1}', "model.safetensors": b"new weights" * 100, "README.md": CARD}
-OLD = {"config.json": b'{"old": 1}', "model.safetensors": b"old weights" * 100, "only_in_old/plot.png": b"old"}
-REPO, COLLECTION = "org/a", "A family"
-
-
-def upload(path: str, content: bytes) -> Upload:
-    return Upload(path, None, content, hashlib.sha256(content).hexdigest(), len(content))
-
-
-def uploads(files: dict[str, bytes] = NEW) -> list[Upload]:
-    return [upload(path, content) for path, content in files.items()]
-
-
-def release(api, files: dict[str, bytes] = NEW, decide=lambda: PASSES, **more):
-    lines = []
-    told = {"collection": COLLECTION, "private": False, "say": lines.append, "message": "Release A", **more}
-    published = publish(uploads(files), repo_id=REPO, api=api, decide=decide, **told)
-    assert TOKEN not in "\n".join(lines)
-    return published
-
-
-def state(files: dict[str, bytes]) -> dict[str, bytes]:
-    return {".gitattributes": GIT_ATTRIBUTES, **files}
-
-
-def commit_by_hand(hub, files: dict[str, bytes], ref: str = "main"):
-    blobs = {path: Blob(content, lfs=path.endswith(".safetensors")) for path, content in files.items()}
-    return hub.repo(REPO).commit(ref, blobs, title="by hand", author="somebody")
-
-
-@pytest.fixture
-def old(hub):
-    """The Hub with an older state of the model on main."""
-    hub.repos[REPO] = Repo(REPO, True, USER)
-    commit_by_hand(hub, state(OLD))
-    hub.repo(REPO).tags["v1"] = hub.repo(REPO).refs["main"]
-    return hub
-
-
-def assert_complete(hub, commits: int, tags: list[str]):
-    """The new state, once."""
-    repo = hub.repo(REPO)
-    assert repo.files() == state(NEW)
-    assert len(repo.history("main")) == commits
-    assert list(repo.tags) == tags and repo.tags[tags[-1]] == repo.refs["main"]
-    assert not repo.private
-    statuses = [one.status for one in repo.discussions]
-    assert statuses.count("merged") == 1 and set(statuses) <= {"merged", "closed"}
-    assert [[item.id for item in one.items] for one in hub.collections.values()] == [[REPO]]
-    assert not hub.leaks
 
 
 def test_new_repository(hub, api):
@@ -98,8 +55,30 @@ def test_private_and_gated(hub, api):
     release(api, private=False, gated="auto")  # the same content
     assert not repo.private and repo.gated == "auto" and not collection.private
     assert len(hub.asked("PUT", "/settings")) == 2  # both at once
-    release(api, private=True)
+    release(api, private=None)
     assert not repo.private  # who loads it already must not be shut out by a default
+
+
+def test_a_public_repository_that_is_to_be_private_is_so_before_anything_is_sent(old, api):
+    old.repo(REPO).private = False
+    release(api, private=True)
+    written = [one for one in old.requests if one.method in ("POST", "PUT")]
+    assert written[0].path.endswith("/settings") and written[0].json == {"visibility": "private"}
+    assert old.repo(REPO).private and len(old.asked("PUT", "/settings")) == 1
+
+
+def test_a_public_repository_stays_so_unless_told(old, api):
+    old.repo(REPO).private = False
+    lines = []
+    release(api, private=None, say=lines.append)
+    assert not old.repo(REPO).private and not old.asked("PUT", "/settings")
+    assert lines[0] == "org/a: public repository: what is uploaded can be seen"
+
+
+def test_unset_a_new_repository_is_private_to_the_end(hub, api):
+    release(api, private=None)
+    assert hub.repo(REPO).private and not hub.asked("PUT", "/settings")
+    assert all(one.private for one in hub.collections.values())
 
 
 def test_second_call_changes_nothing(old, api):
@@ -107,92 +86,6 @@ def test_second_call_changes_nothing(old, api):
     asked = len(old.requests)
     assert release(api) == first
     assert all(one.method == "GET" for one in old.requests[asked:])
-
-
-# method and path of every request of a release, how many like it go well before, and whether the Hub had the model
-REQUESTS = {
-    "whose token": ("GET", "/whoami-v2", 0),
-    "repository": ("GET", "/models/org/a$", 0),
-    "tags": ("GET", "/refs", 0),
-    "files of main": ("GET", "/tree/", 0),
-    "pull requests": ("GET", "/discussions[?]", 0),
-    "open pull request": ("POST", "/discussions$", 0),
-    "opened pull request": ("GET", "/discussions/1[?]", 0),
-    "head of pull request": ("GET", "/revision/refs%2Fpr%2F1", 0),
-    "how to upload": ("POST", "/preupload/", 0),
-    "ask where": ("POST", "/objects/batch", 0),
-    "send": ("PUT", "/objects/", 0),
-    "sent": ("POST", "/lfs/verify", 0),
-    "card": ("POST", "/validate-yaml", 0),
-    "commit": ("POST", "/commit/", 0),
-    "checksums": ("GET", "/tree/", 1),
-    "main before merge": ("GET", "/models/org/a$", 1),
-    "no draft": ("POST", "/discussions/1/status", 0),
-    "merge": ("POST", "/merge", 0),
-    "merge commit": ("GET", "/discussions/1[?]", 3),
-    "main after merge": ("GET", "/tree/", 2),
-    "tag": ("POST", "/tag/", 0),
-    "collections": ("GET", "/collections[?]", 0),
-    "make collection": ("POST", "/collections$", 0),
-    "look into collection": ("GET", "/collections/org/", 0),
-    "add to collection": ("POST", "/items$", 0),
-    "settings": ("PUT", "/settings", 0),
-}
-FAULTS = {
-    "503 once": (503, 1),
-    "503 always": (503, None),
-    "500": (500, None),
-    "403": (403, None),
-    "412": (412, None),
-    "dropped before": (DROP_BEFORE, 1),
-    "dropped after": (DROP_AFTER, 1),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("request_name", REQUESTS)
-def test_main_is_old_or_new_whatever_fails(old, api, request_name, fault):
-    (method, path, skip), (what, times) = REQUESTS[request_name], FAULTS[fault]
-    old.fail(method, path, what, times, skip)
-    if times == 1:
-        release(api)  # survived in one call
-    else:
-        with pytest.raises(ReleaseError) as raised:
-            release(api)
-        assert_says(str(raised.value), what)
-        assert old.repo(REPO).files() in (state(OLD), state(NEW))
-        assert_says_what_main_holds(str(raised.value), old.repo(REPO).files())
-        old.mend()
-        release(api)
-    assert_complete(old, commits=3, tags=["v1", "v2"])
-
-
-def assert_says(text: str, status: int):
-    """One line: where, which step, what the Hub said, how to go on."""
-    assert text.startswith(REPO) and "\n" not in text and TOKEN not in text
-    assert str(status) in text or "no JSON" in text  # that is what the client says of a card
-    assert text.endswith("The same command goes on from here.")
-
-
-def assert_says_what_main_holds(text: str, files: dict[str, bytes]):
-    unknown = "main is as it was or holds the complete new state, nothing between." in text
-    old, new = "main is as it was." in text, "main holds the complete new state." in text
-    merged = "main is merged, and not compared yet." in text
-    assert unknown + old + new + merged == 1
-    assert unknown or (files == state(OLD)) == old
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_repository_that_cannot_be_made_leaves_none_or_an_empty_one(hub, api, fault):
-    what, times = FAULTS[fault]
-    hub.fail("POST", "/repos/create", what, times)
-    if times is None:
-        with pytest.raises(ReleaseError, match="making the repository"):
-            release(api)
-        assert not hub.repos
-        hub.mend()
-    release(api)
-    assert_complete(hub, commits=2, tags=["v1"])
 
 
 def test_a_refused_gate_merges_nothing(old, api):
@@ -297,6 +190,15 @@ def test_a_commit_pushed_into_our_pull_request_is_not_merged(old, api):
     assert_complete(old, commits=3, tags=["v1", "v2"])
 
 
+def test_a_pull_request_may_begin_with_a_commit_without_changes(old, api):
+    old.meanwhile("GET", "/discussions/1[?]", lambda: commit_by_hand(old, state(OLD), ref="refs/pr/1"))
+    with pytest.raises(GateRefusal):
+        release(api, decide=lambda: REFUSES)
+    release(api)
+    assert_complete(old, commits=3, tags=["v1", "v2"])
+    assert len(old.repo(REPO).discussions) == 1
+
+
 def test_a_taken_tag_is_refused_before_anything_is_uploaded(old, api):
     with pytest.raises(ReleaseError, match="tag v1 is another state, commit .* main is as it was. Give another name"):
         release(api, tag="v1")
@@ -314,7 +216,11 @@ def test_what_a_release_says(hub, api):
     lines = []
     release(api, say=lines.append)
     assert lines[0] == "org/a: private repository" and "org/a: 1.1 kB of 1.1 kB of weights" in lines
-    assert "org/a: checksums of 3 files are right" in lines and "org/a: tag v1" in lines
+    checked = [line for line in lines if line.endswith("3 files are right")]
+    assert checked == ["org/a: comparing checksums: 3 files are right", checked[1]] and "main" in checked[1]
+    assert lines[-3:] == ["org/a: tag v1", "org/a: in the collection A family", "org/a: public"]
+    release(api, say=lines.append, gated="manual")
+    assert lines[-1] == "org/a: public, readers apply (manual)"
 
 
 def test_weights_are_counted_with_the_time_left(hub, api):
@@ -360,7 +266,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 ours, theirs = (AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False) for name in sys.argv[1:])
 pairs = list(zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
 assert pairs and all(torch.equal(one, other) for one, other in pairs)
-ids = [AutoTokenizer.from_pretrained(name, trust_remote_code=False)("A river runs")["input_ids"] for name in sys.argv[1:]]
+tokenizers = [AutoTokenizer.from_pretrained(name, trust_remote_code=False) for name in sys.argv[1:]]
+ids = [tokenizer("A river runs")["input_ids"] for tokenizer in tokenizers]
 assert ids[0] == ids[1] and ids[0]
 print("equal")
 """

@@ -70,9 +70,11 @@ def test_what_is_no_token(text):
 
 
 def test_the_value_of_a_variable_is_found_whatever_it_looks_like(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "my.own-token")
-    assert secrets.find("a my.own-token b") == ["value of HF_TOKEN"]
-    assert secrets.scrub("a my.own-token b") == "a [value of HF_TOKEN] b"
+    monkeypatch.setenv("HF_TOKEN", "my.own-token1")
+    assert secrets.find("a my.own-token1 b") == ["value of HF_TOKEN"]
+    assert secrets.scrub("a my.own-token1 b") == "a [value of HF_TOKEN] b"
+    monkeypatch.setenv("HF_TOKEN", "not-needed")
+    assert secrets.find("this is not-needed") == []
 
 
 def test_shipped_text_holds_none(monkeypatch):
