@@ -1,8 +1,8 @@
 """Mathematics: MATH with two shots and in a chat, AIME 2024 and 2025, HMMT 2025 (paper section 6, Tables 2 to 5).
 
-A response's answer is its last `\\boxed{}`, or what it says after it, or without boxes, that its answer is (`stated.py`).
-math-verify compares it, in a process (`rewards/maths.py`). A comparison that runs out of time, or that math-verify cannot make, is a wrong
-answer: to leave it out would count such rows only where they are right.
+A response's answer is its last `\\boxed{}`, a value said to be the answer after it, or without boxes what it says its
+answer is (`stated.py`). math-verify compares it, in a process (`rewards/maths.py`). A comparison that runs out of time,
+or that math-verify cannot make, is a wrong answer: to leave it out would count such rows only where they are right.
 """
 
 import re
