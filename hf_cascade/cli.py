@@ -23,6 +23,7 @@ WORDS = {
     "cache_teacher": "write a teacher's most likely tokens to disk (trainers/cache_teacher.py)",
     "lengths": "how long the documents of a stage's text are, before it is trained on",
     "evaluate": "measure models: perplexity, divergence, benchmarks beside the paper's; table and plots",
+    "fp8": "the FP8 twin of a finished model, and how far it is from the BF16 one",
     "contamination": "which benchmark rows stand in the text that a model was trained on",
     "card": "write and check a finished model's card",
     "publish": "finished models to the Hub, behind a gate, each in one commit with its card",
@@ -122,6 +123,10 @@ def _call(word: str, arguments) -> int:
         from hf_cascade.evaluate.command import main as evaluate
 
         return evaluate(arguments)
+    if word == "fp8":
+        from hf_cascade.publish.fp8_command import main as fp8
+
+        return fp8(arguments)
     if word == "contamination":
         from hf_cascade.evaluate.contamination.command import main as contamination
 

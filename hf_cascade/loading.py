@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from transformers import (
@@ -88,6 +89,10 @@ def load_model(model: str, dtype: str = "auto", config: PreTrainedConfig | None 
             f"{model} holds {len(unexpected)} weights that its config has no place for, {unexpected[0]} among them: "
             "config.json and the weights are not of one model"
         )
+    quantised = getattr(loaded.config, "quantization_config", None) is not None
+    if quantised and dtype != "auto" and not getattr(loaded, "is_quantized", False):
+        # dequantised; what is not in FP8 stays as stored, whatever dtype says (transformers 5.23)
+        loaded.to(dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype))
     return loaded
 
 

@@ -1,10 +1,12 @@
 """Conformance finds what is wrong with a scorer: each test breaks a task in one way that stock tasks are broken in."""
 
 import json
+import re
 import textwrap
 
 import pytest
 
+from hf_cascade import assets
 from hf_cascade.cli import main
 from hf_cascade.evaluate.conformance import check
 from hf_cascade.evaluate.conformance.case import Case
@@ -137,6 +139,9 @@ def test_every_task_of_ours_is_green(name):
         pytest.skip(proved[name]["reason"])
     assert not proved[name]["failed"], "\n".join(proved[name]["failed"][:10])
     assert is_green(proved) and proved[name]["checks"]["oracle"] == [1, 1]
+    shown = assets.find("evals/README.md").read_text().partition("<!-- conformance -->")[2]
+    (row,) = [line for line in shown.splitlines() if line.startswith(f"| `{name}` |")]
+    assert re.findall(r"\d+/\d+|green", row) == re.findall(r"\d+/\d+|green", table(proved).splitlines()[2])
 
 
 def test_every_task_of_ours_has_a_case():
@@ -197,3 +202,10 @@ def test_the_judge_is_a_real_server():
 def test_a_case_is_of_one_kind():
     with pytest.raises(ValueError, match="either gold"):
         Case()
+
+
+def test_the_readme_shows_the_stock_scorers_figures():
+    readme = assets.find("evals/README.md").read_text().partition("<!-- stock -->")[2].partition("<!-- /stock -->")[0]
+    measured = assets.find("benchmarks/results/stock_scorers.md").read_text()
+    rows = [line for line in readme.splitlines() if line.startswith("| `")]
+    assert len(rows) > 15 and all(row in measured for row in rows)
