@@ -61,6 +61,7 @@ def load_model(model: str, dtype: str = "auto", config: PreTrainedConfig | None 
             checkpoint has weights the model has no place for (they would silently be left out).
     """
     config = config or load_config(model)
+    quantised = getattr(config, "quantization_config", None) is not None  # transformers takes it away
     auto = AutoModelForImageTextToText if config.model_type in WRAPPERS else AutoModelForCausalLM
     try:
         loaded, info = auto.from_pretrained(
@@ -89,7 +90,6 @@ def load_model(model: str, dtype: str = "auto", config: PreTrainedConfig | None 
             f"{model} holds {len(unexpected)} weights that its config has no place for, {unexpected[0]} among them: "
             "config.json and the weights are not of one model"
         )
-    quantised = getattr(loaded.config, "quantization_config", None) is not None
     if quantised and dtype != "auto" and not getattr(loaded, "is_quantized", False):
         # dequantised; what is not in FP8 stays as stored, whatever dtype says (transformers 5.23)
         loaded.to(dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype))

@@ -177,6 +177,12 @@ def test_opens_with_transformers_dequantised(parent):
     assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt["input_ids"].shape[1]
 
 
+def test_loads_whole_in_the_type_that_is_asked_for(parent, vision):
+    for folder in (parent[0], vision[1]):
+        model = load_model(str(folder), dtype="float32")
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_the_layers_a_gpu_would_run_hold_what_was_written(parent, monkeypatch):
     """Transformers' FP8 modules, which it makes only with a GPU; their product is replaced by one in fp32."""
     monkeypatch.setattr(FineGrainedFP8HfQuantizer, "validate_environment", lambda *_, **__: None)
