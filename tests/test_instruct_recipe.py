@@ -28,8 +28,9 @@ ROWS = {"pwrm": 2 * 0.98 * 77_016, "odpo": 2 * 37_775}  # comparisons and respon
 
 def test_every_size_is_fine_tuned_then_preferred_then_measured():
     assert sorted(STAGES) == sorted(
-        ["pwrm", *(size + part for size in SIZES for part in ("-sft", "-instruct", "-report"))]
+        ["pwrm", "tables", *(size + part for size in SIZES for part in ("-sft", "-instruct", "-report"))]
     )
+    assert STAGES["tables"].inputs == {"model": [f"{size}-instruct" for size in SIZES]}
     for size in SIZES:
         sft, odpo, report = (STAGES[size + part] for part in ("-sft", "-instruct", "-report"))
         assert (sft.run, odpo.run, report.run) == ("sft", "odpo", "evaluate")

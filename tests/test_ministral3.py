@@ -214,6 +214,6 @@ def test_the_long_stage_makes_the_released_rope():
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_number_says_where_it_is_from(path):
     numbers = [line for line in path.read_text().splitlines() if NUMBER.search(line.partition("#")[0])]
-    assert numbers
+    assert numbers or path.name == "publish.yaml"  # names and folders alone
     for line in numbers:
         assert re.search(r"paper|released|ours", line.partition("#")[2]), f"no source beside {line.strip()}"

@@ -39,7 +39,7 @@ def shown(planned, width: int, states: dict | None = None) -> str:
 
 def test_the_papers_recipe_has_the_papers_sizes():
     planned = make_plan(load_recipe("recipes/ministral3"))
-    sizes = {part.stage.name: count_parameters(part.config) for part in planned}
+    sizes = {part.stage.name: count_parameters(part.config) for part in planned if part.stage.run != "evaluate"}
     assert sizes == {f"{size}{stage}": TABLE_1[size] for size in TABLE_1 for stage in ("-pruned", "-short", "")}
     text = shown(planned, 120)
     for word in (*(f"{count:,}" for count in TABLE_1.values()), "26 x 3072 / 9216 tied", "262,144", "27,000,000,000"):

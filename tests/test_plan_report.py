@@ -120,7 +120,7 @@ def test_figures_of_a_stage(monkeypatch):
 def test_totals_are_sums(monkeypatch, capsys):
     assert cli.main(["plan", "recipes/ministral3", "--machine", "8xh100-80gb", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    stages = {stage["name"]: stage for stage in plan["stages"]}
+    stages = {stage["name"]: stage for stage in plan["stages"] if stage["run"] != "evaluate"}  # its time is not known
     assert plan["machine"]["gpus"] == 8 and plan["mfu"] == 0.4 and len(stages) == 9
     assert plan["total_seconds"] == pytest.approx(sum(stage["seconds"] for stage in stages.values()))
     assert plan["total_gpu_seconds"] == pytest.approx(

@@ -6,6 +6,7 @@ import json
 import pytest
 from datasets import Dataset
 from huggingface_hub import HfApi, ModelCard
+from peft import LoraConfig
 from transformers.utils import hub as transformers_hub
 from trl import GRPOTrainer, SFTTrainer
 
@@ -185,3 +186,15 @@ def test_a_release_is_not_replaced_by_a_draft(make, hub):  # noqa: F811
     with pytest.raises(ValueError, match="holds a model that `hf-cascade publish` released"):
         trainer.push_to_hub()
     assert hub.repo(REPO).files() == before
+
+
+def test_an_adapter_is_pushed_as_one(make, hub, tmp_path):  # noqa: F811
+    adapter = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    settings = {"hub_model_id": REPO, "hub_token": TOKEN, "max_steps": 1}
+    trainer = setting.distiller(tmp_path / "out", trainer={"peft_config": adapter}, **settings)
+    trainer.push_to_hub()
+    files = hub.repo(REPO).files()
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(files)
+    assert "training_args.bin" not in files
+    text = files["README.md"].decode()
+    assert ModelCard(text).data.library_name == "peft" and "not been evaluated" in text

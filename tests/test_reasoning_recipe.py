@@ -25,7 +25,8 @@ K = 1024
 
 
 def test_every_size_goes_the_papers_way():
-    assert sorted(STAGES) == sorted(["pwrm", *(f"{size}-{step}" for size in SIZES for step in STEPS)])
+    assert sorted(STAGES) == sorted(["pwrm", "tables", *(f"{size}-{step}" for size in SIZES for step in STEPS)])
+    assert STAGES["tables"].inputs == {"model": [f"{size}-reasoning" for size in SIZES]}
     for size in SIZES:
         sft, difficulty, short, long, general, odpo, report, maths = (STAGES[f"{size}-{step}"] for step in STEPS)
         assert tuple(STAGES[f"{size}-{step}"].run for step in STEPS) == RUNS

@@ -110,7 +110,7 @@ def contamination(folder: Path, evals: dict, targets: Targets) -> Line | None:
     most = targets.contamination.get(MOSTLY)
     limit = "a report on this model's training text, about the rows that were run"
     limit += "" if most is None else f", of which at most {most:.2%} mostly stand in it"
-    names = " ".join(targets.suites or sorted(evals.get("suites") or {}))
+    names = " ".join(targets.suites or sorted(evals.get("suites") or {})) or "SUITE"
     remedy = f"hf-cascade contamination --model {shlex.quote(str(folder))} --suite {names}"
     name, path = "contamination is reported", folder / CONTAMINATION
     if not path.is_file():

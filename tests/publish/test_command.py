@@ -1,6 +1,7 @@
 """`hf-cascade publish` against a Hub on this machine: the decision first, then whole models; a family at once."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_cascade import assets, cli, fields
-from hf_cascade.publish import command, family_file, targets
+from hf_cascade.publish import command, family_file, gate, targets
 from hf_cascade.publish.config import PublishArguments
 from tests.publish import finished
 from tests.publish.hub import TOKEN
@@ -287,3 +288,26 @@ def test_the_demo_s_family_goes_to_a_hub_with_one_command(hub, tmp_path):
         here = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny" / name, trust_remote_code=False).state_dict()
         assert there and all(torch.equal(there[key], here[key]) for key in here)
         assert "# hf-cascade-tiny" in hub.repo(repo_id).files()["README.md"].decode()
+
+
+def test_the_readme_s_gate_is_the_gate():
+    """Every line that the gate can say is in the table, and no other."""
+    readme = (Path(gate.__file__).parent / "README.md").read_text()
+    table = readme.partition("| line | asks |")[2].partition("\n\n")[0]
+    told = re.findall(r"^\| ([a-z][^|:]*?)(?: \||:)", table, re.MULTILINE)
+    sources = "".join(path.read_text() for path in Path(gate.__file__).parent.glob("gate*.py"))
+    assert len(told) > 10
+    for name in told:
+        assert f'"{name}' in sources or name == "each row", name
+    said = set(re.findall(r'(?:Line\(|_at_most\(|_at_least\(|name, limit = |name, path = )"([a-z][\w -]+)"', sources))
+    assert said - {"evaluation can be read", "rows have a target"} <= set(told), said - set(told)
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["publish", "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    assert not [
+        name for name in fields.class_fields("hf_cascade.publish.config", "PublishArguments") if name not in said
+    ]
