@@ -116,7 +116,16 @@ def test_without_any_data_nothing_ran_and_the_status_says_so(here, monkeypatch, 
     assert evaluate("--model", "small", "--suite", "tiny", "--tasks", "cascade_tiny_copy", "--limit", "2") == 0
 
 
-def test_the_papers_row_is_chosen_or_named(here, monkeypatch):
+@pytest.fixture
+def proved(monkeypatch):
+    """Scorers that were proved already: a minute for a whole table, which test_conformance.py spends."""
+    green = {"status": "green", "reason": None}
+    monkeypatch.setattr(
+        "hf_cascade.evaluate.conformance.prove.prove", lambda tasks, report=None: dict.fromkeys(tasks, green)
+    )
+
+
+def test_the_papers_row_is_chosen_or_named(here, monkeypatch, proved):
     monkeypatch.setattr("hf_cascade.evaluate.suite.run.run_suite", fake("run"))
     flags = ["--model", "small", "tiny", "--suite", "table3", "--paper_row"]
     assert evaluate(*flags, "Ministral 3 14B", "Ministral 3 3B") == 0
@@ -137,7 +146,7 @@ def test_only_the_first_process_writes(here, monkeypatch):
     assert not (here / "out").exists() and not (here / "small" / "evals.json").exists()
 
 
-def test_a_server_is_measured_without_loading_anything(here, monkeypatch):
+def test_a_server_is_measured_without_loading_anything(here, monkeypatch, proved):
     opened = []
     monkeypatch.setattr("hf_cascade.evaluate.suite.run.run_suite", fake("run"))
     monkeypatch.setattr(
