@@ -139,3 +139,24 @@ def test_a_model_that_goes_on_is_scored_up_to_where_it_should_have_stopped(monke
             result = evaluate(model, {"tasks": {name: task}}, limit=2, bootstrap_iters=0)["results"][name]
             assert result[f"{case.metric},none"] == case.oracle, (name, stop)
     assert len(asked) == 7  # two stops of MathVista among them
+
+
+@pytest.mark.parametrize(
+    ("response", "kept"),
+    [
+        ("70\nQ: and now?\nQ: more", "70"),
+        ("<think>They ask\nQ: what?</think>70\nQ: next", "<think>They ask\nQ: what?</think>70"),
+        ("They ask\nQ: what?</think>70\nQ: next", "They ask\nQ: what?</think>70"),  # the prompt opened it
+        ("[THINK]a\nQ: b[/THINK]c<think>d\nQ: e</think>f\nQ: g", "[THINK]a\nQ: b[/THINK]c<think>d\nQ: e</think>f"),
+        ("70\nQ: x <think>\nQ: y", "70"),
+        ("<think>\nQ: never closed", "<think>\nQ: never closed"),
+        ("70", "70"),
+    ],
+)
+def test_stops_cut_the_answer_and_not_the_thinking(response, kept):
+    assert KeepAll(until=["\nQ:"]).apply([[response]], [{}]) == [[kept]]
+
+
+def test_a_thousand_stops_in_thinking_take_no_time():
+    response = "<think>" + "\nQ: again" * 30_000 + "</think>" + "<think>x</think>" * 5_000 + "70\nQ: next"
+    assert KeepAll(until=["\nQ:"]).apply([[response]], [{}])[0][0].endswith("</think>70")

@@ -97,6 +97,7 @@ class HFBackend(Asking, HFLM):
         return self._templated().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def tok_encode(self, string, add_special_tokens=None, left_truncate_len=None, **kwargs) -> list[int]:
+        """Token ids of a rendered prompt: of a chat without special tokens of the tokenizer's own."""
         if self.chat and add_special_tokens is None:
             add_special_tokens = False  # the template wrote them
         return super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
@@ -105,6 +106,12 @@ class HFBackend(Asking, HFLM):
         return super()._encode_pair(self.render(context), continuation)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """
+        (log-likelihood in nats, is greedy) of each request: lm-eval's own code.
+
+        Raises:
+            Unsupported: a request has images, or a continuation longer than the model's window.
+        """
         if any(visuals(request) for request in requests):
             raise Unsupported("this back end scores no continuations of images: the task must generate")
         return super().loglikelihood(requests, disable_tqdm=True)

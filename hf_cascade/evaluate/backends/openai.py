@@ -59,6 +59,7 @@ class OpenAIBackend(Asking, LM):
 
     @property
     def tokenizer_name(self) -> str:
+        """Stands for the server's tokenizer, which is not known here, in lm-eval's caches."""
         return self._chat.model.replace("/", "__")
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Response | None]:
@@ -95,6 +96,10 @@ class OpenAIBackend(Asking, LM):
         return self._ask(self._plain, bodies, read, kept)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True):
+        """
+        Raises:
+            Unsupported: always.
+        """
         raise Unsupported("a server does not score whole texts: the first token has no probability")
 
     def _try(self, body: dict, read: Callable) -> None:
@@ -159,15 +164,18 @@ class _Dead:
         self.patience, self.error, self._failures, self._lock = patience, None, 0, Lock()
 
     def failed(self, error: Exception) -> None:
+        """One more failure in a row."""
         with self._lock:
             self._failures += 1
             self.error = error
 
     def answered(self) -> None:
+        """The server lives: the row of failures ends."""
         with self._lock:
             self._failures = 0
 
     def is_so(self) -> bool:
+        """Whether to give up."""
         with self._lock:
             return self._failures >= self.patience
 

@@ -47,6 +47,7 @@ class VLLMBackend(Asking, VLLM):
         return context
 
     def tok_encode(self, string, add_special_tokens=None, **kwargs):
+        """Token ids of a rendered prompt: of a chat without special tokens of the tokenizer's own."""
         if self.chat and add_special_tokens is None:
             add_special_tokens = False  # the template wrote them
         return super().tok_encode(string, add_special_tokens=add_special_tokens, **kwargs)

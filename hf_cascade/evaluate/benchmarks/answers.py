@@ -28,17 +28,26 @@ def answer_of(response: str) -> str:
     return _outside(response) or ""
 
 
-def _outside(response: str) -> str | None:
-    """What stands outside thinking; `None` where a block never ends."""
-    kept, place = [], 0
+def thinking_spans(response: str) -> tuple[list[tuple[int, int]], bool]:
+    """Where a response thinks, as (start, end) of its characters in order, tags included; and whether it never ends."""
+    spans, place = [], 0
     while (tag := next((mark for mark in MARKS.finditer(response, place) if mark["tag"]), None)) is not None:
         closing = CLOSING.get(tag["tag"])
         if closing is None:  # it closes what the prompt opened
-            kept, place = [], tag.end()
+            spans, place = [(0, tag.end())], tag.end()
             continue
-        kept.append(response[place : tag.start()])
         end = response.find(closing, tag.end())
         if end < 0:
-            return None
+            return [*spans, (tag.start(), len(response))], True
         place = end + len(closing)
-    return "".join([*kept, response[place:]]).strip() if place else response
+        spans.append((tag.start(), place))
+    return spans, False
+
+
+def _outside(response: str) -> str | None:
+    """What stands outside thinking; `None` where a block never ends."""
+    spans, unfinished = thinking_spans(response)
+    if unfinished or not spans:
+        return None if unfinished else response
+    starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(response)]
+    return "".join(response[start:end] for start, end in zip(starts, ends, strict=True)).strip()

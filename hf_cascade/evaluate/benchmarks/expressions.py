@@ -129,15 +129,18 @@ class _Reader:
 
     @property
     def token(self) -> str | None:
+        """The next token; `None` at the end."""
         return self.tokens[self.place] if self.place < len(self.tokens) else None
 
     def take(self, token: str | None = None) -> str:
+        """Go past the next token, which must be `token` where that is given."""
         if self.token is None or token not in (None, self.token):
             raise Unreadable(f"{token or 'more'} expected, {self.token or 'nothing'} there")
         self.place += 1
         return self.tokens[self.place - 1]
 
     def sum(self) -> sympy.Expr:
+        """Products joined by + and -."""
         total = sympy.S.Zero
         first = True
         while first or self.token in ("+", "-"):
@@ -148,6 +151,7 @@ class _Reader:
         return total
 
     def product(self) -> sympy.Expr:
+        """Powers joined by *, / or nothing."""
         value = self.power()
         while self.token is not None and self.token not in ("+", "-", ")", "]", "}", "|", ","):
             if self.token in ("*", "/"):
@@ -161,6 +165,7 @@ class _Reader:
         return value
 
     def power(self) -> sympy.Expr:
+        """An atom with what follows it: exponents, factorials, degrees."""
         base = self.atom()
         while self.token in ("^", "!"):
             if self.take() == "!":
@@ -192,12 +197,14 @@ class _Reader:
         return self.atom()
 
     def group(self) -> sympy.Expr:
+        """A sum in brackets, with both of them."""
         closing = OPEN[self.take()]
         value = self.sum()
         self.take(closing)
         return value
 
     def atom(self) -> sympy.Expr:
+        """A number, symbol, function, root, fraction, or group."""
         token = self.token
         if token in OPEN:
             return self.group()
@@ -230,6 +237,7 @@ class _Reader:
         raise Unreadable(f"{token!r}: no part of a formula that has one value")
 
     def symbol(self, name: str) -> sympy.Symbol:
+        """A symbol with its indices and primes."""
         while self.token in ("_", "'") or (self.token == "^" and self.tokens[self.place + 1 : self.place + 2] == ["'"]):
             if self.token == "_":
                 name += self.index()
@@ -239,6 +247,7 @@ class _Reader:
         return sympy.Symbol(name)
 
     def index(self) -> str:
+        """`_` and what stands after it, in one notation."""
         self.take("_")
         word = self.word()
         return f"_{word}" if len(word) == 1 else f"_{{{word}}}"
@@ -258,6 +267,7 @@ class _Reader:
         return "".join(SAME.get(name, name) for name in names if name not in PLAIN) or "?"
 
     def function(self, name: str) -> sympy.Expr:
+        """A function of `FUNCTIONS` with its power, base and argument: `\\sin^2 x`, `\\log_2 8`."""
         function, power, base = FUNCTIONS[name], None, None
         while self.token in ("^", "_"):
             if self.token == "_":

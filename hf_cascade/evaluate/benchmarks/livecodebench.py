@@ -189,6 +189,10 @@ class _TextUnpickler(pickle.Unpickler):
     """Finds no class and no function, so that a pickle cannot run anything."""
 
     def find_class(self, module, name):
+        """
+        Raises:
+            UnpicklingError: always: a text needs no class.
+        """
         raise pickle.UnpicklingError(f"private_test_cases name {module}.{name}: they must be a text of JSON")
 
 

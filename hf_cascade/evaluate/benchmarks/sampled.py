@@ -4,6 +4,7 @@
 own default keeps the first. One run gives avg@k, the paper's figure in Table 5, pass@k and maj@k (paper section 6).
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter
 
 from hf_cascade.evaluate import metrics
-from hf_cascade.evaluate.benchmarks.answers import answer_of, is_unfinished
+from hf_cascade.evaluate.benchmarks.answers import answer_of, is_unfinished, thinking_spans
 
 _WATCHER: ContextVar[list | None] = ContextVar("watcher", default=None)
 
@@ -38,17 +39,27 @@ class KeepAll(Filter):
 
     Args:
         until (`list[str]`, *optional*): the task's own `until`; what stands before the first of them is kept, as some
-            servers do not stop there and a base model then goes on with questions of its own.
+            servers do not stop there and a base model then goes on with questions of its own. Inside thinking they
+            are text.
     """
 
     def __init__(self, until: Sequence[str] = ()):
         self.until = list(until)
 
     def apply(self, resps, docs):
+        """lm-eval's hook: the responses of every problem, each cut where it should have stopped."""
         return [[self._stopped(response) for response in responses] for responses in resps]
 
     def _stopped(self, response: str) -> str:
-        return response[: min((at for stop in self.until if (at := response.find(stop)) >= 0), default=None)]
+        spans, _ = thinking_spans(response) if self.until else ([], False)
+        places = sorted(mark.start() for stop in self.until for mark in re.finditer(re.escape(stop), response))
+        at = 0
+        for place in places:
+            while at < len(spans) and spans[at][1] <= place:
+                at += 1
+            if at == len(spans) or place < spans[at][0]:
+                return response[:place]
+        return response
 
 
 def once(results: list, verdict: Callable[[str], Verdict]) -> dict[str, float]:

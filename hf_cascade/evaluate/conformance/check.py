@@ -102,8 +102,10 @@ class Prover:
     def _thinking(self, scored: Callable) -> list[Finding]:
         """The answer counts, not the thinking; without an end of the thinking there is no answer."""
         case, found = self.case, []
+        stops = "".join((self.task.config.generation_kwargs or {}).get("until") or ())  # in thinking they are text
         for begin, end in THINKING_TAGS:
             for text, expected in (
+                (lambda r, w, b=begin, e=end: f"{b}{w[0]}{stops} and so on{e}\n{r[0]}", case.oracle),
                 (lambda r, w, b=begin, e=end: f"{b}{w[0]}{e}\n{r[0]}", case.oracle),
                 (lambda r, w, b=begin, e=end: f"{b}{r[0]}{e}\n{w[0]}", case.anti),
                 (lambda r, w, e=end: f"{w[0]}{e}{r[0]}", case.oracle),  # the prompt opened it
@@ -170,7 +172,8 @@ class Prover:
     def _document(self, row: dict) -> dict:
         """A row as the task's documents are: what the loader adds is taken from the shipped row it equals in part."""
         for doc in self.task.eval_docs:
-            if all(doc.get(column) == value for column, value in row.items() if column in doc):
+            shared = row.keys() & doc.keys()
+            if shared and all(doc[column] == row[column] for column in shared):
                 return {**doc, **row}
         return row
 

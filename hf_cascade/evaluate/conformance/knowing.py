@@ -40,9 +40,17 @@ class Knowing(LM):
         return [(LIKELY, True) if known == self.right else (UNLIKELY, False) for known in answers]
 
     def loglikelihood_rolling(self, requests):
+        """
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("no task we ship asks for it")
 
     def generate_until(self, requests):
+        """
+        Raises:
+            NotImplementedError: always; [`Responding`] generates.
+        """
         raise NotImplementedError("this model only knows likelihoods")
 
 

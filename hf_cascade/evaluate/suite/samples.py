@@ -68,6 +68,7 @@ class _Hook(CacheHook):
                 self.waiting.setdefault((request.request_type, *request.args), []).append(request)
 
     def add_partial(self, attr: str, req, res) -> None:
+        """lm-eval's hook: keep the result `res` of a request `req` of kind `attr`."""
         if attr != GENERATED:
             for request in self.waiting.pop((attr, *req), ()):
                 self.keep(request, res)
