@@ -151,14 +151,14 @@ def our_score(line: Line) -> float:
 
 def main() -> int:
     from hf_cascade import assets
-    from hf_cascade.evaluate.conformance.judging import environment
     from hf_cascade.evaluate.harness import quiet
+    from hf_cascade.evaluate.suite.settings import SuiteSettings
 
     print("# A model that is always right, scored by lm-eval's tasks and by ours\n")
     print(f"`python benchmarks/stock_scorers.py`, lm-eval {metadata.version('lm_eval')}, rows of `evals/rows`.")
     print("lm-eval's GPQA and MMMU draw at random: their figures change from run to run.\n")
     print("| lm-eval's task | right answers, written as | lm-eval | ours |\n|---|---|---:|---:|")
-    with environment(HFC_EVAL_DATA=str(assets.find("evals/rows"))), quiet():
+    with SuiteSettings(data=str(assets.find("evals/rows"))).environment(), quiet():
         for line in lines():
             stock = stock_score(line)
             ours = f"{our_score(line):.2f}" if line.ours else "by log-likelihood"

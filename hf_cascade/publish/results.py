@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from hf_cascade.evaluate import tables
 from hf_cascade.evaluate.suite import report, suites
 from hf_cascade.evaluate.suite.completeness import joined
-from hf_cascade.evaluate.suite.figures import RUN, Z
+from hf_cascade.evaluate.suite.figures import RUN, Z, is_even
 from hf_cascade.publish.escaping import Markdown
 from hf_cascade.publish.facts import Facts
 
@@ -220,7 +220,7 @@ def _value(one: dict, row: dict) -> str:
     value = report.number(one["value"], row)
     if one.get("stderr") is None or one.get("low") is None:
         return value
-    if one["stderr"] == 0 and one["low"] != one["high"]:
+    if not is_even(one):
         return f"{value} ({report.number(one['low'], row)} to {report.number(one['high'], row)})"
     within = f", samples ± {report.number(Z * one['within_problem'], row)}" if one.get("within_problem") else ""
     return f"{value} ± {report.number(one['high'] - one['value'], row)}{within}"

@@ -90,6 +90,9 @@ def test_intervals():
     assert (low, high) == (pytest.approx(30 / (30 + 1.96**2)), 1.0)
     assert figures.interval(0.0, 0.0, 30) == (0.0, pytest.approx(1 - 30 / (30 + 1.96**2)))
     assert figures.interval(2.5, 0.0, 30) == (2.5, 2.5)  # no share
+    assert figures.interval(0.1, 0.1, 9, share=True) == (0.0, pytest.approx(0.296))
+    assert figures.interval(0.9, 0.1, 9, share=True) == (pytest.approx(0.704), 1.0)
+    assert figures.interval(0.1, 0.1, 9)[0] < 0  # a score that may be
 
 
 def beside(task: dict, parent: dict | None = None, published=PAPER, paper_row="Ministral 3 8B", **settings) -> dict:

@@ -1,12 +1,18 @@
-"""A Hub on this machine for every test that asks for one."""
+"""A Hub on this machine, and a finished folder, for every test that asks for one."""
 
+import json
+import shutil
 import types
 
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import _http, disable_progress_bars
 
+from hf_cascade.evaluate.suite import published
 from hf_cascade.publish import steps
+from tests.publish import finished
+from tests.publish.finished import record
+from tests.publish.gate_lines import SMALLEST
 from tests.publish.hub import TOKEN, USER, Hub
 from tests.publish.hub_state import Repo
 from tests.publish.releases import OLD, REPO, commit_by_hand, state
@@ -59,3 +65,24 @@ def old(hub):
     commit_by_hand(hub, state(OLD))
     hub.repo(REPO).tags["v1"] = hub.repo(REPO).refs["main"]
     return hub
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return finished.model_folder(tmp_path_factory.mktemp("made") / "3b")
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """Finished, measured with suite tiny, and with a contamination report."""
+    folder = shutil.copytree(made, tmp_path / "3b")
+    record(folder)
+    split = {"rows": 100, "too_short": 0, "overlapping": 1, "mostly": 1, "examples": []}
+    report = {"text": ["text.jsonl, train"], "unknown_text": ["org/parent"], "splits": {"org/set/test": split}}
+    (folder / "contamination.json").write_text(json.dumps(report))
+    return folder
+
+
+@pytest.fixture
+def of_the_papers_size(monkeypatch):
+    monkeypatch.setitem(published.SIZES, SMALLEST, tuple(finished.SIZES.values()))

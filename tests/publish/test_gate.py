@@ -2,100 +2,26 @@
 
 import json
 import random
-import shutil
 
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from hf_cascade import manifest
-from hf_cascade.evaluate.suite import published, suites
 from hf_cascade.publish.gate import decide
 from hf_cascade.publish.targets import Targets
-from hf_cascade.publish.verdict import Decision, Line
+from hf_cascade.publish.verdict import Decision
 from tests.publish import finished
-from tests.publish.finished import judged, record, sampled, task, tiny_tasks
-
-TINY = Targets(suites=("tiny",), retention={"perplexity": 0.8, "continuation": 0.8, "bits per byte": 0.8})
-REASONING = Targets(suites=("reasoning",))
-INSTRUCT = Targets(suites=("instruct",), retention={})
-TABLE3 = Targets(suites=("table3",))
-SMALLEST = "Ministral 3 3B"
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return finished.model_folder(tmp_path_factory.mktemp("made") / "3b")
-
-
-@pytest.fixture
-def folder(made, tmp_path):
-    """Finished, measured with suite tiny, and with a contamination report."""
-    folder = shutil.copytree(made, tmp_path / "3b")
-    record(folder)
-    split = {"rows": 100, "too_short": 0, "overlapping": 1, "mostly": 1, "examples": []}
-    report = {"text": ["text.jsonl, train"], "unknown_text": ["org/parent"], "splits": {"org/set/test": split}}
-    (folder / "contamination.json").write_text(json.dumps(report))
-    return folder
-
-
-@pytest.fixture
-def of_the_papers_size(monkeypatch):
-    monkeypatch.setitem(published.SIZES, SMALLEST, tuple(finished.SIZES.values()))
-
-
-def change(folder, name: str, **changes) -> dict:
-    """Top keys of a JSON file, replaced."""
-    found = {**json.loads((folder / name).read_text()), **changes}
-    (folder / name).write_text(json.dumps(found))
-    return found
-
-
-def failed(folder, targets: Targets = TINY) -> dict[str, Line]:
-    """Name to failed line; each says all that it should."""
-    decision = decide(folder, targets)
-    lines = {line.name: line for line in decision.failed}
-    assert decision.passed == (not lines)
-    for line in lines.values():
-        assert line.figure and line.limit and line.remedy, line
-        assert all(text in decision.text() for text in (line.name, line.figure, line.limit, line.remedy))
-    return lines
-
-
-def only(folder, name: str, *words: str, targets: Targets = TINY) -> Line:
-    """The one line that fails, with its words."""
-    lines = failed(folder, targets)
-    assert list(lines) == [name], lines
-    for word in words:
-        assert word in f"{lines[name].figure} | {lines[name].limit} | {lines[name].remedy}", lines[name]
-    return lines[name]
-
-
-def table5(**changes) -> dict[str, dict]:
-    """Figures of all tasks of Table 5, at the paper's figures for its 3B."""
-    found = {}
-    for row in suites.load("table5").rows:
-        value = published.value(row.published, SMALLEST) / 100
-        found[row.tasks[0]] = sampled(value, 5 if "LiveCode" in row.label else 16)
-    found["cascade_aime24"] |= changes
-    return found
-
-
-def table4(**changes) -> dict[str, dict]:
-    """Of Table 4."""
-    found = {"cascade_arena_hard": judged(0.4, "win_rate", agreement=0.9), "cascade_wildbench": judged(0.5, "wb_score")}
-    found |= {"cascade_math_maj1": sampled(0.8, 1, metric="acc"), "cascade_mm_mt_bench": judged(0.7, "mm_mt_score")}
-    found["cascade_arena_hard"] |= changes
-    return found
-
-
-def table3(value: float = 0.9, **changes) -> dict[str, dict]:
-    """Of Table 3, by log-likelihood for once."""
-    suite = suites.load("table3")
-    told = {task: published.load("table3").protocol[row.label]["shots"] for row in suite.rows for task in row.tasks}
-    found = {name: task(value, num_fewshot=shots) for name, shots in told.items()}
-    found["cascade_mmlu"] |= changes
-    return found
-
+from tests.publish.finished import judged, record, tiny_tasks
+from tests.publish.gate_lines import (
+    INSTRUCT,
+    REASONING,
+    TINY,
+    change,
+    failed,
+    only,
+    table4,
+    table5,
+)
 
 # A folder that passes
 
@@ -348,99 +274,6 @@ def test_contamination(folder):
 def test_unknown_text_is_told(folder):
     (line,) = (line for line in decide(folder, TINY).lines if line.name == "contamination is reported")
     assert line.figure == "1 of 100 rows mostly in 1 sources; text of org/parent is not known"
-
-
-# What the model reaches
-
-
-def test_retention(folder):
-    tasks = tiny_tasks()
-    tasks["cascade_tiny_continuation"]["value"] = 0.3901  # a point below 80% of 50, and a little more
-    record(folder, tasks=tasks)
-    assert not failed(folder)
-    tasks["cascade_tiny_continuation"]["value"] = 0.3899
-    record(folder, tasks=tasks)
-    only(folder, "continuation: of the parent's", "39.0", "80% of 50.0 − 1.0 = 39.0", "retention: {continuation: ...}")
-    tasks = tiny_tasks()
-    tasks["cascade_tiny_bits"]["value"] = 2.6  # of a loss more is worse
-    record(folder, tasks=tasks)
-    only(folder, "bits per byte: of the parent's", "2.600", "at most 2.000 over 80% + 0.010 = 2.510")
-    record(folder, parent={"continuation": 50.0})
-    only(folder, "bits per byte: of the parent's", "no figure of the parent", "--teacher PARENT")
-    record(folder, retention=79.0)
-    only(folder, "held-out perplexity: of the parent's", "retention 79.0%", "at least 80.0%")
-    record(folder, retention=None)
-    only(folder, "held-out perplexity: of the parent's", "no held-out text", "--dataset HELD_OUT_TEXT")
-    record(folder)
-    wrong = Targets(suites=("tiny",), retention={"continuatoin": 0.8})
-    only(folder, "continuatoin: of the parent's", "no such row; there are continuation, bits per byte", targets=wrong)
-
-
-def test_one_retention_for_all_rows(folder):
-    assert not failed(folder, Targets(retention=0.9))
-    names = ["continuation: of the parent's", "bits per byte: of the parent's", "held-out perplexity: of the parent's"]
-    assert list(failed(folder, Targets(retention=0.97))) == names
-    record(folder, retention=None)
-    assert not failed(folder, Targets(retention=0.9))  # held-out text was not measured, and nobody named it
-
-
-def test_sampling_may_explain_more_than_a_point(folder, of_the_papers_size):
-    paper = published.value(("table5", "AIME 2024"), SMALLEST)
-    assert paper == 77.5
-    record(folder, "reasoning", table5(value=0.7651))
-    assert not failed(folder, REASONING)
-    record(folder, "reasoning", table5(value=0.75))
-    only(folder, "AIME 2024: the paper's", "75.0", "Ministral 3 3B's 77.5 − 1.0 = 76.5", targets=REASONING)
-    record(folder, "reasoning", table5(value=0.75, within_problem=0.016))  # two errors are 3.2 points
-    assert not failed(folder, REASONING)
-    record(folder, "reasoning", table5(value=0.74, within_problem=0.016))
-    only(folder, "AIME 2024: the paper's", "− 3.2 = 74.3", targets=REASONING)
-    assert not failed(folder, Targets(suites=("reasoning",), points=4))
-
-
-def test_the_papers_protocol(folder, of_the_papers_size):
-    record(folder, "reasoning", table5(samples_per_row=4, samples=120))
-    only(folder, "AIME 2024: the paper's", "4 samples, not 16", "without --samples", targets=REASONING)
-    record(folder, "table3", table3(num_fewshot=0))
-    only(folder, "MMLU 5-shot: the paper's", "0 shots, not 5", targets=TABLE3)
-    record(folder, "table3", table3())
-    held = [line.name for line in decide(folder, TABLE3).lines if line.name.endswith("the paper's")]
-    assert len(held) == 12
-    unknown = {"ARC-Challenge", "RACE High", "MathVista"}  # whose protocol the paper does not tell
-    assert not {name.removesuffix(": the paper's") for name in held} & unknown
-    low = table3()
-    for name in ("cascade_arc_challenge", "cascade_race_high", "cascade_mathvista"):
-        low[name]["value"] = 0.01
-    record(folder, "table3", low)
-    assert not failed(folder, TABLE3)
-    parent = Targets(suites=("table3",), retention={"ARC-Challenge": 0.9})
-    record(folder, "table3", low, parent={"ARC-Challenge": 91.6})
-    only(folder, "ARC-Challenge: of the parent's", "1.0", "90% of 91.6", targets=parent)
-
-
-def test_other_sizes_are_not_held_to_the_papers_figures(folder):
-    record(folder, "reasoning", table5(value=0.1))
-    only(folder, "rows have a target", "nothing says", "retention: {}", targets=REASONING)
-    assert not failed(folder, Targets(suites=("reasoning",), retention={}))
-
-
-def test_floors(folder):
-    floors = Targets(suites=("tiny",), retention={}, floors={"continuation": 50, "maths_reward": 0.5})
-    record(folder, preference={"rewards": {"maths_reward": 0.4}})
-    lines = failed(folder, floors)
-    assert list(lines) == ["continuation: the recipe's floor", "maths_reward: the recipe's floor"]
-    assert [line.figure for line in lines.values()] == ["45.0", "0.400"]
-    only(folder, "win: the recipe's floor", "there are continuation, bits per byte, maths_reward",
-         targets=Targets(retention={}, floors={"win": 1}))  # fmt: skip
-    assert not failed(folder, Targets(retention={}, floors={"continuation": 46, "maths_reward": 0.4}))
-
-
-@pytest.mark.parametrize(
-    "suites", [{"tiny": {}}, {"tiny": {"rows": {}, "tasks": {"a": {}}}}, {"tiny": 3}, [1], {"tiny": {"rows": []}}]
-)
-def test_an_evaluation_of_another_form(folder, suites):
-    change(folder, "evals.json", suites=suites)
-    assert "evaluation can be read" in failed(folder)
 
 
 # The override

@@ -1,13 +1,10 @@
 """A judge that knows the answer, behind a real HTTP server: judged tasks are proved through their own requests."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-PREFIX = "HFC_JUDGE_"  # of the variables that say which judge a task asks
 
 
 class Server(ThreadingHTTPServer):
@@ -53,18 +50,3 @@ def serve(answer: Callable[[dict], str]) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Environment variables for as long as the context is open; any judge that was set before is set again after."""
-    before = {name: value for name, value in os.environ.items() if name in variables or name.startswith(PREFIX)}
-    for name in before:
-        del os.environ[name]
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name, None)
-        os.environ.update(before)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hf_cascade import assets
-from hf_cascade.evaluate.benchmarks.data import VARIABLE, MissingData
+from hf_cascade.evaluate.benchmarks.data import MissingData
+from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.evaluate.conformance.cases import all_cases
 from hf_cascade.evaluate.conformance.check import Finding, Prover
-from hf_cascade.evaluate.conformance.judging import environment, serve
+from hf_cascade.evaluate.conformance.judging import serve
 from hf_cascade.evaluate.harness import open_tasks, quiet
+from hf_cascade.evaluate.suite.settings import SuiteSettings
 from hf_cascade.rewards.running import SandboxUnavailable
 
 ROWS, TASKS, PACKAGE = "evals/rows", "evals/tasks", "hf_cascade/evaluate/benchmarks"
@@ -97,8 +99,8 @@ def is_green(proved: dict[str, dict]) -> bool:
 
 def _prove(name: str, case: Case, manager) -> dict:
     with quiet(), _silent(), serve(case.judge or (lambda body: "")) as url:
-        judge = {"HFC_JUDGE_URL": url, "HFC_JUDGE_MODEL": "knows-the-answers"} if case.judge else {}
-        with environment(**{VARIABLE: str(assets.find(ROWS))}, **judge):
+        judge = JudgeSettings(url=url, model="knows the answers")  # in place of any that is set
+        with SuiteSettings(data=str(assets.find(ROWS)), judge=judge).environment():
             try:
                 findings = Prover(name, case, manager).findings()
             except (MissingData, SandboxUnavailable) as error:

@@ -10,11 +10,12 @@ import os
 import time
 from pathlib import Path
 
-from hf_cascade import progress
+from hf_cascade import assets, progress
 from hf_cascade.evaluate.benchmarks import data
-from hf_cascade.evaluate.conformance.judging import environment
+from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.contamination import sources
 from hf_cascade.evaluate.contamination.overlap import Overlap
+from hf_cascade.evaluate.suite.settings import SuiteSettings
 from hf_cascade.rewards.running import SandboxUnavailable
 
 NAME = "contamination"
@@ -45,9 +46,8 @@ def main(argv: list[str]) -> int:
     arguments = make_parser().parse_args(argv)
     text, unknown = _text(arguments)
     folder = Path(arguments.output_dir or arguments.model or NAME)
-    variables = {data.VARIABLE: str(Path(arguments.data).resolve())} if arguments.data else {}
-    variables |= {"HFC_JUDGE_URL": "http://127.0.0.1:9/v1", "HFC_JUDGE_MODEL": "none"}  # rows are read, nobody is asked
-    with environment(**variables):
+    judge = JudgeSettings(url="http://127.0.0.1:9/v1", model="none")  # judged tasks want one; nobody is asked
+    with SuiteSettings(data=arguments.data and str(assets.find(arguments.data).resolve()), judge=judge).environment():
         splits, missing = benchmark_rows(_tasks(arguments))
     if not splits:
         raise ValueError("no benchmark's rows are here: " + "; ".join(missing.values()))

@@ -58,9 +58,9 @@ def set_beside(rows: dict[str, dict], suite: Suite, paper_row: str | None, paren
             figures["retention"] = 100 * over / under if under > 0 else None
 
 
-def interval(value: float, stderr: float | None, rows: int) -> tuple[float | None, float | None]:
+def interval(value: float, stderr: float | None, rows: int, share: bool = False) -> tuple[float | None, float | None]:
     """
-    The 95% interval of a mean: 1.96 standard errors on either side.
+    The 95% interval of a mean: 1.96 standard errors on either side; of a share, no further than 0 and 1.
 
     Where all rows of a share agree (0 or 1) the standard error is 0, which says nothing: there it is Wilson's.
     """
@@ -69,7 +69,13 @@ def interval(value: float, stderr: float | None, rows: int) -> tuple[float | Non
     if stderr == 0 and value in (0.0, 1.0):
         reach = Z * Z / (rows + Z * Z)
         return (0.0, reach) if value == 0 else (1 - reach, 1.0)
-    return value - Z * stderr, value + Z * stderr
+    low, high = value - Z * stderr, value + Z * stderr
+    return (max(low, 0.0), min(high, 1.0)) if share else (low, high)
+
+
+def is_even(figures: dict) -> bool:
+    """Whether a row's interval reaches as far on one side as on the other, so that one number tells it."""
+    return math.isclose(figures["high"] - figures["value"], figures["value"] - figures["low"], abs_tol=1e-9)
 
 
 def _row(row: Row, tasks: list[dict | None]) -> dict:
@@ -81,9 +87,9 @@ def _row(row: Row, tasks: list[dict | None]) -> dict:
     scores = [_score(task, metric) for task, metric in zip(tasks, metrics, strict=True)]
     value, stderr = _mean([score["value"] for score in scores]), _error(tasks, [score["stderr"] for score in scores])
     rows = sum(task["rows"] for task in tasks)
-    low, high = interval(value, stderr, rows)
-    first, scale = tasks[0], row.scale
     main = all(metric == task["metric"] for task, metric in zip(tasks, metrics, strict=True))
+    low, high = interval(value, stderr, rows, main and all(task.get("share") for task in tasks))
+    first, scale = tasks[0], row.scale
     figures = {"status": RUN, "reason": None, "metric": metrics[0], "value": value * scale}
     figures |= {name: _times(number, scale) for name, number in (("stderr", stderr), ("low", low), ("high", high))}
     figures |= {

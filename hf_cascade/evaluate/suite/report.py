@@ -3,11 +3,12 @@
 from hf_cascade.evaluate import tables
 from hf_cascade.evaluate.suite import published
 from hf_cascade.evaluate.suite.completeness import data_label, joined
-from hf_cascade.evaluate.suite.figures import RUN, Z
+from hf_cascade.evaluate.suite.figures import RUN, Z, is_even
 
 NOTES = """\
-- **± or brackets**: the 95% interval over the benchmark's rows drawn anew (1.96 standard errors; where all rows agree,
-  Wilson's). Of a mean over tasks of one dataset the errors are averaged, for they share their questions.
+- **± or brackets**: the 95% interval over the benchmark's rows drawn anew (1.96 standard errors, of a share
+  cut at its ends; where all rows agree, Wilson's). Of a mean over tasks of one dataset the errors are averaged, for
+  they share their questions.
 - **chance**: the value of a model that knows nothing.
 """
 PAPER_NOTES = """\
@@ -236,7 +237,7 @@ def _cell(one: dict, kind: str | None, row: dict) -> str:
     value = number(one["value"], row)
     if one["stderr"] is None:
         return value
-    if one["stderr"] == 0 and one["low"] != one["high"]:
+    if not is_even(one):
         return f"{value} [{number(one['low'], row)}, {number(one['high'], row)}]"
     within = f" (± {number(Z * one['within_problem'], row)})" if one["within_problem"] is not None else ""
     return f"{value} ± {number(one['high'] - one['value'], row)}{within}"

@@ -59,9 +59,9 @@ def aggregate(task: Task, rows: list[dict]) -> dict:
         rows (`list[dict]`): of [`score`], of all processes.
 
     Returns:
-        `dict`: `metric`, `value`, `stderr`, `higher_is_better`, `all`, `rows`, `within_problem`, `samples`, `distinct`,
-        `unparsed`, `unfinished`, `truncated`, `looped`, `cut_prompts`, `clipped`, `output_tokens`, `thinking_tokens`,
-        `pass_at`, `maj_at`.
+        `dict`: `metric`, `value`, `stderr`, `higher_is_better`, `share` (no row is below 0 or above 1), `all`,
+        `rows`, `within_problem`, `samples`, `distinct`, `unparsed`, `unfinished`, `truncated`, `looped`, `cut_prompts`,
+        `clipped`, `output_tokens`, `thinking_tokens`, `pass_at`, `maj_at`.
 
     Raises:
         ValueError: no row has a figure.
@@ -87,6 +87,8 @@ def aggregate(task: Task, rows: list[dict]) -> dict:
         "metric": first,
         **figures[first],
         "higher_is_better": task.higher_is_better()[first.split(" (")[0]],
+        "share": task.higher_is_better()[first.split(" (")[0]]
+        and all(0 <= row["metrics"].get(first, 0) <= 1 for row in rows),
         "all": figures,
         "rows": sum(first in row["metrics"] for row in rows),
         "within_problem": value("within_problem"),
