@@ -4,7 +4,6 @@ import json
 import random
 import re
 import string
-import time
 
 import pytest
 from lm_eval import evaluate
@@ -21,6 +20,7 @@ from hf_cascade.evaluate.benchmarks.closed_book import (
 )
 from hf_cascade.evaluate.conformance.knowing import Responding
 from hf_cascade.evaluate.harness import open_tasks
+from tests.growth import check_growth, repeated
 
 TRIVIA = {
     "question": "Who?",
@@ -179,17 +179,11 @@ def test_normalised_aliases_count_and_accents_may_be_composed():
 
 
 def test_hostile_text_is_quick():
-    for text in (
-        "a " * 500_000,
-        "Answer:" * 200_000,
-        "*" * 1_000_000,
-        "\n" * 1_000_000,
-        "[THINK]" * 100_000,
-        "\ud83d" * 1000,
-    ):
-        started = time.process_time()
+    def score(text):
         assert score_triviaqa(TRIVIA, [[text]])["acc"] == 0
-        assert time.process_time() - started < 1
+
+    for part in ("a ", "Answer:", "*", "\n", "[THINK]", "\ud83d"):
+        check_growth(score, repeated(part), 100_000)
     assert first_line("\u2028 \x0b\n A: \n Answer: x ") == "x"
 
 

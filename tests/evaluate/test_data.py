@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import socket
 import time
 
 import datasets
@@ -17,6 +18,7 @@ from PIL import Image as Picture
 from hf_cascade import assets
 from hf_cascade.evaluate.benchmarks import data
 from hf_cascade.evaluate.benchmarks.data import MissingData, need, read, rows_sha256, used
+from tests.growth import check_growth
 
 REPO = "org/name"
 ROWS = [{"question": f"Frage {at}: äöü 漢字?", "choices": ["2011-03-04", "b"], "answer": at % 2} for at in range(6)]
@@ -199,11 +201,9 @@ def test_the_hash_is_of_what_the_rows_say(folder):
     assert len(hashes) == 1
 
 
-def test_14_000_rows_are_hashed_in_a_second():
-    rows = Dataset.from_list([{**ROWS[0], "question": "q" * 400 + str(at)} for at in range(14_000)])
-    started = time.process_time()
-    rows_sha256(rows)
-    assert time.process_time() - started < 1
+def test_many_rows_are_hashed_in_one_pass():
+    rows = [{**ROWS[0], "question": "q" * 400 + str(at)} for at in range(14_000)]
+    check_growth(rows_sha256, lambda count: Dataset.from_list(rows[:count]), 1_750)
 
 
 def test_missing_columns_are_one_error():
@@ -226,11 +226,11 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_offline_without_rows_is_quick(hub, monkeypatch):
-    started = time.monotonic()
+def test_offline_without_rows_no_connection_is_tried(hub, monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was tried"))
     with pytest.raises(MissingData, match="HFC_EVAL_DATA") as error:
         read(REPO, "test", "all")
-    assert time.monotonic() - started < 2 and "cannot be reached" in str(error.value)
+    assert "cannot be reached" in str(error.value)
     assert datasets.config.HF_HUB_OFFLINE is False  # it was so before
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(data, "_reaches_hub", lambda: pytest.fail("asked although offline"))

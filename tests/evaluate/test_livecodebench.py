@@ -172,7 +172,7 @@ def test_a_call_that_does_not_return_ends_at_its_own_limit(monkeypatch):
     program = "import time\nclass Solution:\n    def f(self, n):\n        time.sleep(n)\n        return n"
     assert verdict(made([("0.5", "0.5")] * 3, "f"), program) == 1.0  # longer than one limit together
     assert verdict(made([("0", "0"), ("50", "50")], "f"), program) == 0.0
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 40  # and not the 50 it sleeps
 
 
 def packed(value) -> str:

@@ -1,7 +1,6 @@
 """benchmarks/maths.py: what a response states, what equals it, the rows, and the tasks run by lm-eval itself."""
 
 import json
-import time
 
 import pytest
 from lm_eval import simple_evaluate
@@ -12,6 +11,7 @@ from hf_cascade.evaluate.benchmarks import data, maths
 from hf_cascade.evaluate.benchmarks.maths import Judge, gold_of, stated
 from hf_cascade.evaluate.conformance.knowing import Responding
 from hf_cascade.rewards.maths import MathsReward
+from tests.growth import check_growth, repeated
 
 STATED = [
     (r"so $\boxed{70}$", "70"),
@@ -142,20 +142,16 @@ def test_golds():
 def test_bombs_end_in_time_and_are_wrong(monkeypatch):
     monkeypatch.setattr(maths, "REWARD", MathsReward(seconds=2, workers=1))
     maths.compare.cache_clear()
-    began = time.monotonic()
     assert Judge("83")(r"\boxed{10^{10^{10}}}").correct == 0
     assert Judge("83")(r"\boxed{\frac{166}{2}}").correct == 1  # with a new worker
-    assert time.monotonic() - began < 60
 
 
 LOOPS = [r"\boxed{", "answer is ", "$", r"\boxed{1},", r"\boxed ", "{", "answer*", "answer is $1$,", "1,", "(", "`"]
 
 
 @pytest.mark.parametrize("part", LOOPS)
-def test_loops_take_no_time(part):
-    began = time.process_time()
-    maths.process_competition({"answer": "83"}, [[part * 50000]])
-    assert time.process_time() - began < 5
+def test_no_loop_takes_long(part):
+    check_growth(lambda text: maths.process_competition({"answer": "83"}, [[text]]), repeated(part), 20_000)
 
 
 def run(task: str, model, monkeypatch) -> dict:

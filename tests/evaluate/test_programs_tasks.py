@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 from lm_eval import evaluate
@@ -15,6 +15,7 @@ from hf_cascade.evaluate.benchmarks.data import MissingData
 from hf_cascade.evaluate.benchmarks.programs import ProgramJudge, RunPrograms, Trial, fenced, in_python
 from hf_cascade.evaluate.conformance.knowing import Responding
 from hf_cascade.rewards.sandbox import Limits, Outcome, SandboxUnavailable, UnsafeSubprocess
+from tests.growth import check_growth, repeated
 from tests.rewards.bombs import needs_sandbox
 
 ROWS = assets.find("evals/rows")
@@ -123,16 +124,16 @@ def test_a_failed_sandbox_is_no_verdict(monkeypatch):
 
 
 class Counting(UnsafeSubprocess):
-    """Takes a while, and counts."""
+    """Counts, and ends only when eight run at once."""
 
-    runs = 0
+    runs, together = 0, threading.Barrier(8)
 
     def check(self):
         pass
 
     def run(self, job):
         Counting.runs += 1
-        time.sleep(0.3)
+        self.together.wait(60)
         return Outcome("ok", job.files["main.py"], "", 0.3)
 
 
@@ -146,9 +147,8 @@ def test_all_programs_of_a_task_run_at_once_and_each_once():
     filtered = type("Filter", (RunPrograms,), {"judge": judge})()
     docs = [{"output": str(number)} for number in range(8)]
     responses = [[str(number % 4)] * 5 + ["[THINK]no end", "[THINK]0[/THINK]"] for number in range(8)]
-    start = time.monotonic()
     assert filtered.apply(responses, docs) == responses
-    assert time.monotonic() - start < 8 * 0.3 and Counting.runs == 8
+    assert Counting.runs == 8
     found = [judge.verdict(doc, several[0]) for doc, several in zip(docs, responses, strict=True)]
     assert [one.correct for one in found] == [1.0] * 4 + [0.0] * 4 and found[0].parsed == "0"
     assert Counting.runs == 8 and judge.verdict(docs[0], "") == (0.0, None)
@@ -194,18 +194,9 @@ def test_the_program_of_an_answer(answer, program):
     assert (found and found.strip()) == program
 
 
-def test_hostile_answers_take_no_time():
-    start = time.monotonic()
-    for answer in (
-        "(" * 200_000,
-        "a\n\n" * 60_000,
-        "`" * 300_000,
-        "```\n" * 50_000,
-        "def f(" * 30_000,
-        "\x00def f(): pass",
-    ):
-        mbpp.program_of(answer, ["f"])
-    assert time.monotonic() - start < 5
+@pytest.mark.parametrize("part", ["(", "a\n\n", "`", "```\n", "def f(", "\x00def f(): pass"])
+def test_no_answer_takes_long(part):
+    check_growth(lambda answer: mbpp.program_of(answer, ["f"]), repeated(part), 20_000)
 
 
 def test_a_module_that_tests_use_is_theirs():

@@ -36,5 +36,5 @@ def explode(source: str, stdin: str = "", backend: Backend = BACKEND, **limits) 
     start = time.monotonic()
     outcome = backend.run(job)
     assert survivors(token) == []
-    assert time.monotonic() - start < job.limits.seconds + 2
+    assert time.monotonic() - start < job.limits.seconds + 20  # a busy machine is late; a bomb never ends
     return outcome

@@ -4,7 +4,6 @@ Every reward by name: right, wrong, in other notations, truncated and hostile, a
 A case is what a model thought and answered; it is written in all `FORMS`, which a reward must not tell apart.
 """
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -259,9 +258,7 @@ def test_a_reward_is_the_same_in_every_form(name, place, tokenizer):
         found = {form: found[form] for form in ("text", "parsed")}
     columns = {key: [value] * len(found) for key, value in case.columns.items()}
     prompts, completions = zip(*found.values(), strict=True)
-    start = time.monotonic()
     given = dict(zip(found, reward(list(prompts), list(completions), **columns, trainer_state=None), strict=True))
-    assert time.monotonic() - start < 60
     expected = case.reward if case.reward is None else pytest.approx(case.reward)
     assert given == dict.fromkeys(found, expected)
 

@@ -162,7 +162,7 @@ def test_a_slow_answer_is_waited_for_and_a_hanging_one_is_not(serve, kind):
     done = threading.Event()
 
     def drip(body, _):
-        return done.wait(10) and None
+        return done.wait(60) and None
 
     hanging, judge = serve(drip, timeout_seconds=0.2, retries=1)
     if kind == "drip":  # a byte now and then, so that no single wait is long
@@ -170,7 +170,7 @@ def test_a_slow_answer_is_waited_for_and_a_hanging_one_is_not(serve, kind):
     started = time.monotonic()
     with pytest.raises(ConnectionError, match="no answer within 0.2 s"):
         judge.compare(["p"], ["a"], ["b"])
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30  # and not the 60 of the server
     done.set()
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from hf_cascade.rewards.maths import MathsReward, boxed, gold
 from hf_cascade.rewards.verifiable import load_reward
+from tests.growth import check_growth, repeated
 
 REWARD = MathsReward(seconds=20, workers=1)  # patient: the machine may be busy
 
@@ -211,10 +212,10 @@ def test_boxed():
     assert boxed(r"\boxed{\boxed{3}}") == "3"
     assert boxed(r"\boxed 5 and \boxed{") is None
     assert boxed(r"{ \boxed{1} } \boxed{2} \\{3}} \}") == "2"
-    start = time.monotonic()
     assert boxed(r"\boxed{" * 100_000 + "5" + "}") == "5"
     assert boxed(r"\boxed{" * 100_000) is None and boxed(r"\boxed{5}" * 100_000) == "5"
-    assert time.monotonic() - start < 10  # a pass over each
+    for part in (r"\boxed{", r"\boxed{5}"):
+        check_growth(boxed, repeated(part), 50_000)
     assert gold("a #### b\n#### -1,000 ") == "-1,000"
 
 
@@ -240,7 +241,7 @@ def test_no_answer_takes_longer_than_the_limit(given):
     )  # it runs now; half a second is short on a busy machine
     start = time.monotonic()
     assert reward_of(f"\\boxed{{{given}}}", "5", reward, log_metric=logged.__setitem__) is None
-    assert time.monotonic() - start < 15  # 0.5, and a start where the first one was late
+    assert time.monotonic() - start < 60  # 0.5, and a start where the first one was late
     assert logged["maths_reward/timeout"] == logged["maths_reward/failed_rate"] == 1
     assert worker.process is None
 

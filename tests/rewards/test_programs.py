@@ -9,7 +9,6 @@ condition changed.
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -191,9 +190,7 @@ FORGERIES = {
 def test_no_verdict_is_forged(program):
     """0, and not `None` either: a wrong program must not pass for a failure of the sandbox."""
     test = f"assert f('a').startswith({EXPECTED!r}) or f('a') == {EXPECTED!r}"
-    start = time.monotonic()
     assert reward_of(program, [test]) == 0
-    assert time.monotonic() - start < 8
 
 
 @needs_sandbox
