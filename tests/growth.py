@@ -34,7 +34,6 @@ def repeated(part: str):
 
 
 def seconds_of(call, given) -> float:
-    gc.collect()
     gc.disable()  # a collection walks all that other tests left
     try:
         started = time.thread_time()

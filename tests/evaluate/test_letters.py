@@ -102,32 +102,23 @@ def test_impossible_options_are_refused(options):
         letter_of("A", options)
 
 
-def test_no_response_takes_long():
-    units = [
-        "Answer:",
-        "answer is ",
-        "Answer: C\n",
-        "Answer: A or B\n",
-        "\\boxed{",
-        "\\boxed{C}",
-        "(",
-        "{",
-        " ",
-        "\n",
-        "C ",
-    ]
-    units += [
-        "A) ",
-        "not ",
-        "选",
-        "答案",
-        "*",
-        "\\text{",
-        "\\text",
-        "if the answer is ",
-        "is C is correct. ",
-        "therefore ",
-    ]
-    for unit in units:
-        for end in ("", "\nAnswer: C"):
-            check_growth(lambda text, end=end: letter_of(text + end, OPTIONS), repeated(unit))
+UNITS = [
+    "Answer:",
+    "answer is ",
+    "Answer: C\n",
+    "Answer: A or B\n",
+    "\\boxed{",
+    "\\boxed{C}",
+    "(",
+    "{",
+    " ",
+    "\n",
+    "C ",
+]
+UNITS += ["A) ", "not ", "选", "答案", "*", "\\text{", "\\text", "if the answer is ", "is C is correct. ", "therefore "]
+
+
+@pytest.mark.parametrize("end", ("", "\nAnswer: C"))
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_response_takes_long(unit, end):
+    check_growth(lambda text: letter_of(text + end, OPTIONS), repeated(unit))
