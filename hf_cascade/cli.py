@@ -1,10 +1,12 @@
 """`hf-cascade`: one word a stage, and `run` for a whole recipe."""
 
 import argparse
+import difflib
 import os
 import sys
+import textwrap
 
-from hf_cascade import __version__, assets
+from hf_cascade import __version__, assets, fields, flag_help
 from hf_cascade.recipe import check_config
 
 BAD_INPUT = 2
@@ -29,29 +31,49 @@ WORDS = {
     "publish": "finished models to the Hub, behind a gate, each in one commit with its card",
 }
 
+GROUPS = {
+    "a family, by a recipe": ("run", "plan"),
+    "one stage": ("prune", "pretrain", "distill", "sft", "pwrm", "odpo", "grpo"),
+    "text, prompts and teachers": ("lengths", "difficulty", "cache_teacher", "serve_teacher"),
+    "what came of it": ("evaluate", "contamination"),
+    "release": ("card", "fp8", "publish"),
+}
+OWN = ("run", "plan")  # words whose flags are read here; the others' are their own commands'
+READ_FROM_SOURCE = (*fields.DATACLASSES, *fields.COMMANDS)  # words whose flags are dataclasses
+CONFORMANCE = "--conformance"  # of evaluate, with flags of its own
 
-# words whose flags are read here; the others' are their own commands'
-OWN = ("run", "plan")
+
+def overview() -> str:
+    """What `hf-cascade --help` prints: all words, by what they are for."""
+    lines = ["Make a family of smaller models from a good one: prune, distil, measure, publish.", ""]
+    lines += ["usage: hf-cascade WORD [FLAG ...]", "       hf-cascade WORD --help", "       hf-cascade --version"]
+    for title, words in GROUPS.items():
+        lines += ["", title]
+        for word in words:
+            first, *rest = textwrap.wrap(WORDS[word], 82)
+            lines += [f"  {word:<16}{first}", *(" " * 18 + line for line in rest)]
+    return "\n".join(
+        [*lines, "", "A first look, without a GPU: hf-cascade plan recipes/ministral3 --machine 8xh100-80gb"]
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the first word, and of `run` and `plan`; the other words' flags are their own commands'."""
-    parser = argparse.ArgumentParser(prog="hf-cascade", description="Make a family of smaller models from a good one.")
-    parser.add_argument("--version", action="version", version=f"hf-cascade {__version__}")
+    """The parser of `run` and `plan`; the other words' flags are their own commands'."""
+    parser = argparse.ArgumentParser(prog="hf-cascade", allow_abbrev=False)
     words = parser.add_subparsers(dest="word", metavar="WORD", required=True)
-    run = words.add_parser("run", help=WORDS["run"])
-    run.add_argument("--dry_run", action="store_true", help="print the shapes and stop; `plan` says more")
-    plan = words.add_parser("plan", help=WORDS["plan"])
-    for word in (run, plan):
-        word.add_argument("recipe", metavar="RECIPE", help="a cascade.yaml, or its folder")
-        word.add_argument("--output_dir", help="folder for all stages; default runs/ and the recipe's folder name")
-        word.add_argument(
+    for word in OWN:
+        one = words.add_parser(word, help=WORDS[word], description=WORDS[word], allow_abbrev=False)
+        one.add_argument("recipe", metavar="RECIPE", help="a cascade.yaml, or its folder")
+        one.add_argument(
+            "--output_dir", help="folder for all stages; default runs/DIR of DIR/cascade.yaml, runs/NAME of NAME.yaml"
+        )
+        one.add_argument(
             "--set", action="append", default=[], metavar="STAGE.FLAG=VALUE", help="change one flag; may be repeated"
         )
-    _add_machine(plan)
-    for word, text in WORDS.items():
-        if word not in OWN:
-            words.add_parser(word, help=text)  # for the list of words: `main` hands their flags on unread
+        if word == "run":
+            one.add_argument("--dry_run", action="store_true", help="print the shapes and stop; `plan` says more")
+        else:
+            _add_machine(one)
     return parser
 
 
@@ -84,17 +106,53 @@ def main(argv: list[str] | None = None) -> int:
         `int`: exit status: 0 done, 1 refused or diverged, 2 bad input (one line says what), 75 stopped and can go on.
     """
     argv = sys.argv[1:] if argv is None else argv
-    handed_on = bool(argv) and argv[0] in WORDS and argv[0] not in OWN
-    arguments = argv[1:] if handed_on else make_parser().parse_args(argv)
+    if not argv or argv[0] in flag_help.HELP:
+        _show(overview(), sys.stdout if argv else sys.stderr)
+        return 0 if argv else BAD_INPUT
+    word, *rest = argv
+    if word == "--version":
+        print(f"hf-cascade {__version__}")
+        return 0
     try:
-        if handed_on:
-            check_config(arguments)
-        return _call(argv[0] if handed_on else arguments.word, arguments)
+        rest = _with_config(rest)
+        if word not in WORDS:
+            close = difflib.get_close_matches(word, WORDS, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(f"there is no word {word!r}{meant} (`hf-cascade --help` lists all)")
+        if word in OWN:
+            return _call(word, make_parser().parse_args(argv))
+        if word in READ_FROM_SOURCE and CONFORMANCE not in rest:
+            if flag_help.asked(rest):
+                _show(flag_help.text(word, WORDS[word], everything="all" in rest), sys.stdout)
+                return 0
+            flag_help.check(word, rest)
+        check_config(rest)
+        return _call(word, rest)
     except (ValueError, OSError) as error:  # OSError: a file or model that is missing, a folder or disk that is full
         if os.environ.get("HF_CASCADE_TRACEBACK"):
             raise
         print(f"hf-cascade: error: {error}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """A command line with `--config FILE` as two words, which TRL's parser asks for, and FILE found from anywhere."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    for place, word in enumerate(words[:-1], start=1):
+        if word == "--config":
+            try:
+                words[place] = str(assets.find(words[place]))
+            except FileNotFoundError:
+                pass  # whoever reads it says so
+    return words
+
+
+def _show(text: str, file) -> None:
+    """Print; `| head` may have seen enough before the end."""
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python complains once more as it ends
 
 
 def _call(word: str, arguments) -> int:
@@ -116,9 +174,9 @@ def _call(word: str, arguments) -> int:
 
         return lengths(arguments)
     if word == "evaluate":
-        from hf_cascade.evaluate.conformance import command as conformance
+        if CONFORMANCE in arguments:
+            from hf_cascade.evaluate.conformance import command as conformance
 
-        if conformance.FLAG in arguments:
             return conformance.main(arguments)
         from hf_cascade.evaluate.command import main as evaluate
 

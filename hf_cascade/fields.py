@@ -50,6 +50,12 @@ DATACLASSES = {
     ),
     "evaluate": ("hf_cascade.evaluate.config.EvaluateArguments",),
 }
+# ... of commands that are no stage of a recipe
+COMMANDS = {
+    "fp8": ("hf_cascade.publish.fp8_command.Fp8Arguments",),
+    "publish": ("hf_cascade.publish.config.PublishArguments",),
+}
+NEEDED = "needed"  # default of a flag that has none
 PLAIN = ("None", "int", "float", "bool", "str", "list", "dict")
 
 
@@ -62,11 +68,17 @@ class Field:
         name (`str`): its name.
         annotation (`str`): its type as written.
         choices (`tuple`, *optional*): the values it may have.
+        help (`str`): its line of help, as in the field's metadata.
+        default (`str`): its default as YAML writes it; `""` for `None` or an empty one, [`NEEDED`] if it has none.
+        owner (`str`): the class that sets it, with its module.
     """
 
     name: str
     annotation: str
     choices: tuple | None = None
+    help: str = ""
+    default: str = ""
+    owner: str = ""
 
     def complaint(self, value) -> str | None:
         """What is wrong with a YAML value for this flag, or `None`."""
@@ -121,7 +133,7 @@ def _is_number(text: str) -> bool:
 def flags(run: str) -> dict[str, Field]:
     """All flags of a stage's script or command, by name."""
     found: dict[str, Field] = {}
-    for path in DATACLASSES[run]:
+    for path in (DATACLASSES | COMMANDS)[run]:
         module, _, name = path.rpartition(".")
         found |= class_fields(module, name)
     return found
@@ -148,20 +160,82 @@ def class_fields(module: str, name: str) -> dict[str, Field]:
             annotation = ast.unparse(statement.annotation)
             if not annotation.startswith("ClassVar"):
                 name = statement.target.id
-                found[name] = Field(name, annotation, _choices(statement.value, file) or _enum_values(annotation, home))
+                choices = _choices(statement.value, file) or _enum_values(annotation, home)
+                text, default = _metadata(statement.value, "help"), _default(statement.value, home)
+                help = ast.literal_eval(text) if text is not None else ""
+                found[name] = Field(name, annotation, choices, help, default, f"{home}.{node.name}")
     return found
+
+
+def _metadata(value: ast.expr | None, wanted: str) -> ast.expr | None:
+    """What a field's metadata has under a key."""
+    for node in ast.walk(value) if value is not None else ():
+        if isinstance(node, ast.Dict):
+            for key, part in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == wanted:
+                    return part
+    return None
 
 
 def _choices(value: ast.expr | None, file: Path) -> tuple | None:
     """`choices` in a field's metadata: a list written out, or `list(NAME)` of a constant of the same file."""
-    for node in ast.walk(value) if value is not None else ():
-        if isinstance(node, ast.Dict):
-            for key, part in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == "choices":
-                    if isinstance(part, ast.Call) and ast.unparse(part.func) == "list":
-                        part = _constant(ast.unparse(part.args[0]), file)
-                    if isinstance(part, ast.List | ast.Tuple):
-                        return tuple(ast.literal_eval(part))
+    part = _metadata(value, "choices")
+    if isinstance(part, ast.Call) and ast.unparse(part.func) == "list":
+        part = _constant(ast.unparse(part.args[0]), file)
+    return tuple(ast.literal_eval(part)) if isinstance(part, ast.List | ast.Tuple) else None
+
+
+def _default(value: ast.expr | None, module: str) -> str:
+    """A field's default as YAML writes it; what is worked out is given as the source has it."""
+    if isinstance(value, ast.Call):  # field(default=..., metadata=...)
+        given = {keyword.arg: keyword.value for keyword in value.keywords}
+        factory = given.get("default_factory")
+        if isinstance(factory, ast.Lambda):
+            value = factory.body
+        elif factory is not None:  # list, dict
+            return ""
+        else:
+            value = given.get("default")
+    if value is None:
+        return NEEDED
+    value = _followed(value, module)
+    try:
+        literal = ast.literal_eval(value)
+    except ValueError:
+        return ast.unparse(value)
+    if literal is None or literal == []:
+        return ""
+    if isinstance(literal, list | tuple):
+        return " ".join(map(str, literal))
+    return str(literal).lower() if isinstance(literal, bool) else str(literal)
+
+
+def _followed(node: ast.expr, module: str) -> ast.expr:
+    """The constant that `NAME`, `module.NAME` or `list(NAME)` stands for, where imports lead to it; else the node."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "list" and len(node.args) == 1:
+        return _followed(node.args[0], module)
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        module, name = _imported(node.value.id, module), node.attr
+    elif isinstance(node, ast.Name):
+        name = node.id
+    else:
+        return node
+    file = _source(module) if module else None
+    found = _constant(name, file) if file else None
+    if found is None and file:
+        home, _, name = (_imported(name, module) or "").rpartition(".")
+        found = _constant(name, _source(home)) if home else None
+    return node if found is None else found
+
+
+def _imported(name: str, module: str) -> str | None:
+    """What a name of a module was imported from, with dots."""
+    file = _source(module)
+    for node in _parse(file).body:
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return f"{_absolute(node, module, file)}.{alias.name}"
     return None
 
 

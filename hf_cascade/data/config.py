@@ -26,14 +26,14 @@ class TextArguments:
     """
 
     data_after: str | None = field(
-        default=None, metadata={"help": "Folder of the finished stage whose text this one continues."}
+        default=None,
+        metadata={"help": "Finished stage's folder: read on where it stopped. Unset: from the first document."},
     )
     document_seed: int = field(default=0, metadata={"help": "Seed of the documents' order, one for a whole cascade."})
     passes: int = field(default=1, metadata={"help": "How often the text may be read; 1 is the paper's single pass."})
     min_document_tokens: int = field(
         default=0,
         metadata={
-            "help": "Documents of fewer tokens are passed over, by this stage and by those that go on after it; the "
-            "ledger counts their tokens. 0 reads all."
+            "help": "Documents of fewer tokens are passed over, and lost to stages that read on after it. 0: none."
         },
     )

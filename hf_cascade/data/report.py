@@ -1,6 +1,6 @@
 """How long the text of a stage is, from the stage's own YAML, before it costs GPU hours.
 
-    python -m hf_cascade.data.report --config recipes/ministral3/long.yaml --model_name_or_path CHILD
+    hf-cascade lengths --config recipes/ministral3/long.yaml --model_name_or_path CHILD
 
 Only the tokenizer is opened. Not under trainers/: nothing is trained, and the training arguments in the file, which may
 ask for a GPU, are not read.
@@ -36,13 +36,13 @@ SETTINGS = {
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags: the stage's file, how much to read, and what is not in the file or is to be tried otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m hf_cascade.data.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="hf-cascade lengths", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="the YAML file of a distill or pretrain stage")
     parser.add_argument("--model_name_or_path", help="folder or Hub id whose tokenizer is used")
     parser.add_argument("--rows", type=int, default=100, help="rows of max_length tokens to read; default 100")
     parser.add_argument("--data_after", help="folder of the finished stage whose text this one continues")
     for name in ("max_length", "min_document_tokens", "original_context_length"):
-        parser.add_argument(f"--{name}", type=int, help="instead of the file's")
+        parser.add_argument(f"--{name}", type=int, help="tokens, instead of the file's")
     return parser
 
 

@@ -27,10 +27,10 @@ class CascadeSFTConfig(SFTConfig):
     """
 
     train_tokens: int | None = field(
-        default=None, metadata={"help": "Tokens this stage reads, all processes together. Sets `max_steps`."}
+        default=None, metadata={"help": "Tokens this stage reads, all processes together; sets max_steps."}
     )
     freeze_vision_tower: bool = field(
-        default=True, metadata={"help": "Whether a vision tower stays as it is; its projector is trained all the same."}
+        default=True, metadata={"help": "Leave a vision tower as it is; its projector is trained."}
     )
 
     def __post_init__(self):
@@ -98,15 +98,18 @@ class CascadeDistillationConfig(CascadeSFTConfig):
             `"torch"` runs anywhere; `"triton"` is a fused kernel for GPUs, for the forward KL.
     """
 
-    teacher_model_name_or_path: str | None = field(default=None, metadata={"help": "The frozen teacher."})
+    teacher_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The frozen teacher: folder or Hub id."}
+    )
     teacher_dtype: str = field(
-        default="auto", metadata={"help": "Type of the teacher's weights; `auto`: its own; `fp8` where the device can."}
+        default="auto",
+        metadata={"help": "Type of the teacher's weights: auto (its own), a dtype, or fp8 where the device can."},
     )
     teacher_url: str | None = field(
         default=None, metadata={"help": "Address of a teacher served by trainers/serve_teacher.py."}
     )
     teacher_cache: str | None = field(
-        default=None, metadata={"help": "Folder with a teacher's logits, made by trainers/cache_teacher.py."}
+        default=None, metadata={"help": "Folder of a teacher's likeliest tokens, made by trainers/cache_teacher.py."}
     )
     teacher_window: str = field(
         default="mask",
@@ -132,10 +135,13 @@ class CascadeDistillationConfig(CascadeSFTConfig):
         default=0.0, metadata={"help": "Weight of the relative distance between hidden states, beside the KL."}
     )
     hidden_layers: list[int] | None = field(
-        default=None, metadata={"help": "The teacher's layer that each student layer but the last is to resemble."}
+        default=None,
+        metadata={
+            "help": "Teacher layer (from 1) for each student layer but the last. Unset: by prune_report.json, or depth."
+        },
     )
     loss_chunk_tokens: int | None = field(
-        default=None, metadata={"help": "Rows of logits that exist at once. Unset: as many as 64 MiB of fp32 hold."}
+        default=None, metadata={"help": "Rows of logits at once. Unset: 64 MiB of fp32, 512 MiB on a GPU."}
     )
     loss_kernel: str = field(
         default="torch",

@@ -35,12 +35,14 @@ class SFTArguments:
         default=False, metadata={"help": "The next-token loss without a teacher, as a baseline for distillation."}
     )
     filters: list[str] | None = field(
-        default=None, metadata={"help": f"Rows that fail one of these are left out: {', '.join(FILTERS)}."}
+        default=None, metadata={"help": "Rows that fail one of these are left out: format, repetition, language."}
     )
     long_fraction: float | None = field(
-        default=None, metadata={"help": "Share of the training rows whose chain of thought is long."}
+        default=None, metadata={"help": "Share of rows with a long chain of thought, 0 to 1. Unset: as in the data."}
     )
-    long_min_tokens: int = field(default=LONG_MIN_TOKENS, metadata={"help": "Thinking of so many tokens is long."})
+    long_min_tokens: int = field(
+        default=LONG_MIN_TOKENS, metadata={"help": "Tokens of thinking from which on it is long."}
+    )
 
     def __post_init__(self):
         check_filters(self.filters or [])

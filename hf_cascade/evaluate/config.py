@@ -31,15 +31,26 @@ class AnswerArguments:
             repeats itself over so many last tokens. Ours, as in Online DPO.
     """
 
-    prompts: str | None = field(default=None, metadata={"help": "Prompts to answer: a file or dataset id."})
-    reward_model: str | None = field(default=None, metadata={"help": "Pairwise reward model that compares answers."})
-    reward: list[str] = field(default_factory=list, metadata={"help": "Rewards of answers, by name."})
-    baseline: str | None = field(default=None, metadata={"help": "Model to compare with; unset, the first of model."})
+    prompts: str | None = field(
+        default=None, metadata={"help": "Prompts that every model answers: a file or dataset id."}
+    )
+    reward_model: str | None = field(
+        default=None, metadata={"help": "Pairwise reward model that compares the answers with baseline's."}
+    )
+    reward: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Rewards of the answers: exact_match, maths_reward, ..., or file.py:function."},
+    )
+    baseline: str | None = field(
+        default=None, metadata={"help": "Model whose answers are compared with. Unset: the first of model."}
+    )
     sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature of answers; 0 is greedy."})
-    top_p: float = field(default=1.0, metadata={"help": "Answers are drawn from the likeliest tokens, so probable."})
+    top_p: float = field(
+        default=1.0, metadata={"help": "Answers are drawn from the likeliest tokens of this probability together."}
+    )
     samples_per_prompt: int = field(default=1, metadata={"help": "Answers of each model to each prompt."})
     max_completion_length: int = field(default=256, metadata={"help": "Tokens of an answer at most."})
-    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats of a loop must cover."})
+    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that an infinite loop's repeats must cover."})
 
     def _check_preference(self):
         if self.prompts is not None and self.reward_model is None and not self.reward:
@@ -67,7 +78,8 @@ class EvaluateArguments(AnswerArguments, SuiteArguments):
 
     Args:
         model (`list[str]`): models to measure, folders or Hub ids. Give all stages of a child to see each one's part.
-        output_dir (`str`): folder for results.json, report.md and the plots; new or empty.
+        output_dir (`str`): folder for results.json, report.md and the plots: new, empty, or with an earlier report,
+            which is replaced; answers of suites that are kept there are not asked for again.
         teacher (`str`, *optional*): model to compare with, the family's parent, which is measured too. Unset, there is
             no divergence.
         dataset (`str`, *optional*): held-out text: a `.jsonl`, `.json`, `.txt` or `.parquet` file (also `.gz`), or a
@@ -89,22 +101,31 @@ class EvaluateArguments(AnswerArguments, SuiteArguments):
     """
 
     model: list[str] = field(metadata={"help": "Models to measure: folders or Hub ids."})
-    output_dir: str = field(metadata={"help": "Folder for results.json, report.md and the plots; new or empty."})
-    teacher: str | None = field(default=None, metadata={"help": "The family's parent: folder or Hub id."})
+    output_dir: str = field(
+        metadata={"help": "Folder for report.md, results.json and plots. An earlier report there is replaced."}
+    )
+    teacher: str | None = field(
+        default=None, metadata={"help": "The parent, measured too, for divergence and retention: folder or Hub id."}
+    )
     dataset: str | None = field(
         default=None, metadata={"help": "Held-out text: .jsonl, .json, .txt, .parquet (also .gz) or a dataset id."}
     )
     dataset_split: str = field(default="train", metadata={"help": "Split of a dataset from the Hub."})
     dataset_text_field: str = field(default="text", metadata={"help": "Text column; each row is one document."})
     max_length: int = field(default=1024, metadata={"help": "Tokens of a window of held-out text."})
-    long_max_length: int | None = field(default=None, metadata={"help": "A second, longer window, in tokens."})
-    batch_size: int = field(default=16, metadata={"help": "Windows at once."})
+    long_max_length: int | None = field(
+        default=None, metadata={"help": "A second, longer window, in tokens. Unset: none."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Windows or requests at once."})
     tasks: list[str] = field(default_factory=list, metadata={"help": "lm-eval tasks or groups in tasks_path."})
     tasks_path: str = field(default="evals/tasks/tiny", metadata={"help": "Folder of lm-eval task YAMLs."})
     final_only: bool = field(
-        default=False, metadata={"help": "No long window, tasks and suites for earlier stages of another model."}
+        default=False,
+        metadata={"help": "Leave long window, tasks and suites out for a model that is an earlier stage of another."},
     )
-    limit: int | None = field(default=None, metadata={"help": "Rows of each task, and prompts: for trying out."})
+    limit: int | None = field(
+        default=None, metadata={"help": "First rows of each task, and prompts: for trying out, not comparable."}
+    )
     dtype: str = field(
         default="auto",
         metadata={"help": "Type of the weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},

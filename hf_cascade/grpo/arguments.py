@@ -36,21 +36,36 @@ class GRPOArguments(OnlineArguments):
             Requests to the endpoint after which training stops, of one start; its processes share them out.
     """
 
-    prompts_from: str | None = field(default=None, metadata={"help": "Folder made by `hf-cascade difficulty`."})
-    stem_weights: dict | str | None = field(
-        default=None, metadata={"help": "Weights of stem_reward, as {'form': 0.1, 'correct': 0.9, 'language': 0.1}."}
+    prompts_from: str | None = field(
+        default=None, metadata={"help": "Folder made by hf-cascade difficulty; its prompts, instead of datasets."}
     )
-    sandbox_url: str | None = field(default=None, metadata={"help": "SandboxFusion service that runs programs."})
+    stem_weights: dict | str | None = field(
+        default=None, metadata={"help": 'Weights of stem_reward, as {"form": 0.1, "correct": 0.9, "language": 0.1}.'}
+    )
+    sandbox_url: str | None = field(
+        default=None, metadata={"help": "SandboxFusion service that runs programs. Unset: bubblewrap here."}
+    )
     judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint that grades rubrics."})
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
-    judge_model_name_or_path: str | None = field(default=None, metadata={"help": "Chat model that grades, in-process."})
-    judge_template: str | None = field(default=None, metadata={"help": "What a judge is asked about one criterion."})
-    judge_chat_template_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "For the judge's chat template, as {'enable_thinking': false}."}
+    judge_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Chat model that grades rubrics in this process: folder or Hub id."}
     )
-    judge_max_tokens: int | None = field(default=None, metadata={"help": "Tokens of an endpoint's answer."})
-    judge_cache: str | None = field(default=None, metadata={"help": "File that keeps the endpoint's judgements."})
-    judge_max_requests: int | None = field(default=None, metadata={"help": "Requests, after which training stops."})
+    judge_template: str | None = field(
+        default=None,
+        metadata={"help": "What a judge is asked, with {prompt}, {response} and {criterion}. Unset: ours."},
+    )
+    judge_chat_template_kwargs: dict | str | None = field(
+        default=None, metadata={"help": 'For the judge\'s chat template, as {"enable_thinking": false}.'}
+    )
+    judge_max_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens of a grade at most. Unset: 8; a judge that thinks needs thousands."}
+    )
+    judge_cache: str | None = field(
+        default=None, metadata={"help": "File that keeps judgements, so that none is paid for twice."}
+    )
+    judge_max_requests: int | None = field(
+        default=None, metadata={"help": "Requests to the endpoint, after which training stops. Unset: no limit."}
+    )
 
     def __post_init__(self):
         for name in ("judge_chat_template_kwargs", "stem_weights"):

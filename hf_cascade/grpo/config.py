@@ -39,15 +39,28 @@ class CascadeGRPOConfig(OnlineConfig):
             their length penalty. `eval_loss` says nothing here.
     """
 
-    epsilon_high: float | None = field(default=0.28, metadata={"help": "Upper bound of the ratio: clip-higher."})
-    scale_rewards: str = field(default="none", metadata={"help": "TRL's own scaling, which is replaced: `none`."})
+    epsilon_high: float | None = field(
+        default=0.28, metadata={"help": "Probability ratios are clipped at 1 + this: clip-higher."}
+    )
+    scale_rewards: str = field(
+        default="none", metadata={"help": "Replaced by scaling over the batch: none is the only value here."}
+    )
     length_scope: str = field(
         default="group",
-        metadata={"help": "Whose length a sum over tokens is divided by.", "choices": list(SCOPES)},
+        metadata={
+            "help": "A group's sum over tokens is divided by its own length, or by all groups'.",
+            "choices": list(SCOPES),
+        },
     )
-    length_penalty: float = field(default=0.1, metadata={"help": "Taken from the reward of a response cut off."})
-    length_cache: int | None = field(default=None, metadata={"help": "Tokens over which the penalty grows."})
-    max_refill_rounds: int = field(default=3, metadata={"help": "Times that groups of equal rewards are replaced."})
+    length_penalty: float = field(
+        default=0.1, metadata={"help": "Taken from the reward of a response that was cut off; 0: nothing."}
+    )
+    length_cache: int | None = field(
+        default=None, metadata={"help": "Tokens before the limit over which the penalty grows. Unset: a fifth of it."}
+    )
+    max_refill_rounds: int = field(
+        default=3, metadata={"help": "Times that groups of equal rewards are replaced by other prompts; 0: never."}
+    )
 
     def __post_init__(self):
         seeks_best = self.load_best_model_at_end or self.save_strategy == "best"

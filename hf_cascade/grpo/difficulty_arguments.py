@@ -44,22 +44,26 @@ class DifficultyArguments:
         ValueError: no model or two, or a number out of range.
     """
 
-    prompts: str = field(metadata={"help": "Prompts: a file or a dataset id."})
-    reward: str = field(metadata={"help": "What judges a response: a reward's name, or a function's place."})
+    prompts: str = field(metadata={"help": "Prompts, with the columns that the reward asks for: a file or dataset id."})
+    reward: str = field(
+        metadata={"help": "What judges a response: maths_reward, exact_match, ..., or file.py:function."}
+    )
     output_dir: str = field(metadata={"help": "Folder for prompts.jsonl, dropped.jsonl and the report."})
     model: str | None = field(default=None, metadata={"help": "Model that answers: folder or Hub id."})
-    url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server that answers instead."})
+    url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server that answers instead of model."})
     served_model: str | None = field(default=None, metadata={"help": "The model's name at that server."})
     dataset_split: str = field(default="train", metadata={"help": "Split of a dataset from the Hub."})
     limit: int | None = field(default=None, metadata={"help": "Prompts to read at most: for trying out."})
     samples_per_prompt: int = field(default=16, metadata={"help": "Responses to each prompt."})
     sampling_temperature: float = field(default=1.0, metadata={"help": "Temperature of responses."})
-    max_completion_length: int = field(default=512, metadata={"help": "Tokens of a response at most."})
+    max_completion_length: int = field(default=512, metadata={"help": "Tokens of a response at most: as in training."})
     batch_size: int = field(default=16, metadata={"help": "Responses, or requests to the server, at once."})
     pass_above: float = field(default=0.5, metadata={"help": "A response passes with a reward above it."})
     min_pass_rate: float = field(default=0.01, metadata={"help": "Pass rate from which on a prompt stays."})
     max_pass_rate: float = field(default=0.8, metadata={"help": "Pass rate up to which a prompt stays."})
-    majority_share: float = field(default=0.5, metadata={"help": "Share of a wrong answer that contradicts."})
+    majority_share: float = field(
+        default=0.5, metadata={"help": "A prompt goes when so large a share of responses agrees on a wrong answer."}
+    )
     dtype: str = field(
         default="auto",
         metadata={"help": "Type of the weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},

@@ -18,7 +18,11 @@ class ODPOArguments(OnlineArguments):
         judge_model (`str`, *optional*): that model's name.
     """
 
-    reward_model: str | None = field(default=None, metadata={"help": "Folder of a pairwise reward model."})
+    reward_model: str | None = field(
+        default=None, metadata={"help": "Folder of a pairwise reward model, made by pwrm."}
+    )
     reward_model_dtype: str = field(default="auto", metadata={"help": "Type of the reward model's weights."})
-    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint of a judge."})
+    judge_url: str | None = field(
+        default=None, metadata={"help": "OpenAI-compatible endpoint of a judge, instead; key in OPENAI_API_KEY."}
+    )
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})

@@ -52,22 +52,36 @@ class CascadeODPOConfig(OnlineConfig):
     """
 
     num_generations: int | None = field(default=2, metadata={"help": "Responses to a prompt: 2 (paper section 4)."})
-    beta: float = field(default=0.1, metadata={"help": "Strength of the reference, above 0."})
-    scale_rewards: str = field(default="none", metadata={"help": "GRPO's alone: `none`."})
-    vllm_importance_sampling_correction: bool = field(default=False, metadata={"help": "GRPO's alone: False."})
-    sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature of the responses."})
+    beta: float = field(default=0.1, metadata={"help": "Strength of the pull to the reference policy, above 0."})
+    scale_rewards: str = field(default="none", metadata={"help": "Of GRPO alone: none is the only value here."})
+    vllm_importance_sampling_correction: bool = field(
+        default=False, metadata={"help": "Of GRPO alone: false is the only value here."}
+    )
+    sampling_temperature: float = field(default=0.7, metadata={"help": "Temperature at which responses are written."})
     sample_from: str = field(
         default="policy",
-        metadata={"help": "Who writes the responses: reference is offline DPO.", "choices": list(SOURCES)},
+        metadata={"help": "Who writes the responses; with reference it is offline DPO.", "choices": list(SOURCES)},
     )
-    soft_labels: bool = field(default=True, metadata={"help": "Weight both directions by the win probability."})
-    rescale_beta: bool = field(default=True, metadata={"help": "Divide the loss by beta."})
-    reward_scale: float = field(default=1.0, metadata={"help": "Reward difference of one nat of preference."})
+    soft_labels: bool = field(
+        default=True,
+        metadata={"help": "Weight both directions of the loss by the win probability; false: the winner's alone."},
+    )
+    rescale_beta: bool = field(
+        default=True, metadata={"help": "Divide the loss by beta, so that steps keep their size."}
+    )
+    reward_scale: float = field(
+        default=1.0, metadata={"help": "Of reward_funcs: the difference in reward that wins with sigmoid(1) = 73%%."}
+    )
     loss_form: str = field(
         default="pair",
-        metadata={"help": "Both responses in one micro-batch, or one at a time.", "choices": list(LOSS_FORMS)},
+        metadata={
+            "help": "Both responses in one micro-batch, or one at a time for very long ones.",
+            "choices": list(LOSS_FORMS),
+        },
     )
-    strip_thinking: bool = field(default=True, metadata={"help": "Take thinking out before scoring."})
+    strip_thinking: bool = field(
+        default=True, metadata={"help": "Take thinking out of responses before they are scored."}
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -16,6 +16,12 @@ class OnlineArguments:
             For a policy without a chat template, or instead of its own: `mistral` (shipped), or a `.jinja` file.
     """
 
-    reward_funcs: list[str] | None = field(default=None, metadata={"help": "TRL reward functions, as dotted paths."})
-    tools: list[str] | None = field(default=None, metadata={"help": "Functions the policy may call."})
-    chat_template_path: str | None = field(default=None, metadata={"help": "Chat template instead of the policy's."})
+    reward_funcs: list[str] | None = field(
+        default=None, metadata={"help": "Reward functions: a name, package.module.function or file.py:function."}
+    )
+    tools: list[str] | None = field(
+        default=None, metadata={"help": "Functions the policy may call: package.module.function or file.py:function."}
+    )
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "mistral, or a .jinja file, instead of the policy's chat template."}
+    )

@@ -27,12 +27,16 @@ class OnlineConfig(GRPOConfig):
             Stop with an error after so many generation batches in a row with nothing to learn from. Ours.
     """
 
-    loop_min_repeats: int = field(default=4, metadata={"help": "Repeats that make an infinite loop."})
-    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that the repeats must cover."})
-    tool_seconds: float = field(default=30.0, metadata={"help": "Time a tool call may take."})
+    loop_min_repeats: int = field(
+        default=4, metadata={"help": "Repeats that make an unfinished response an infinite loop."}
+    )
+    loop_min_tokens: int = field(default=64, metadata={"help": "Tokens that these repeats must cover."})
+    tool_seconds: float = field(default=30.0, metadata={"help": "Seconds that a tool call may take."})
     tool_max_characters: int = field(default=8192, metadata={"help": "Characters of a tool's output that are kept."})
-    freeze_vision_tower: bool = field(default=True, metadata={"help": "Whether a vision tower stays as it is."})
-    max_barren_batches: int = field(default=10, metadata={"help": "Batches in a row without a lesson, then an error."})
+    freeze_vision_tower: bool = field(default=True, metadata={"help": "Leave a vision tower as it is."})
+    max_barren_batches: int = field(
+        default=10, metadata={"help": "Batches in a row that teach nothing, after which training ends with an error."}
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -79,50 +79,64 @@ class PruneConfig:
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the stream. Unset: the parent's."})
     intermediate_size: int | None = field(default=None, metadata={"help": "Width of the FFNs. Unset: the parent's."})
     tie_word_embeddings: bool | None = field(
-        default=None, metadata={"help": "Head and embedding one matrix. Unset: as the parent."}
+        default=None, metadata={"help": "Make head and embedding one matrix. Unset: as the parent."}
     )
     rope_theta: float | None = field(default=None, metadata={"help": "RoPE base of the child. Unset: the parent's."})
     method: str = field(
         default="compensated",
-        metadata={"help": "Sets the pieces below that are left unset.", "choices": ["paper", "compensated"]},
+        metadata={
+            "help": "Algorithm 2, or also every kept weight re-fitted. Sets each step below that is left unset.",
+            "choices": ["paper", "compensated"],
+        },
     )
     layer_score: str | None = field(
-        default=None, metadata={"help": "Which layers stay.", "choices": ["ratio", "cosine", "loss_drop"]}
+        default=None,
+        metadata={"help": "What layers are kept by. Unset: the method's.", "choices": ["ratio", "cosine", "loss_drop"]},
     )
     hidden_basis: str | None = field(
         default=None,
         metadata={
-            "help": "Which directions of the stream stay.",
+            "help": "Which directions of the stream are kept. Unset: the method's.",
             "choices": ["stream", "normed", "fisher", "channels", "magnitude"],
         },
     )
     norm_factor: bool | None = field(
-        default=None, metadata={"help": "Norms multiply by sqrt(d_old / d_new), which makes the rotation exact."}
+        default=None, metadata={"help": "Norms of a narrower stream times sqrt(d_old / d_new). Unset: true."}
     )
     ffn_score: str | None = field(
         default=None,
         metadata={
-            "help": "Which FFN columns stay.",
+            "help": "What FFN columns are kept by. Unset: the method's.",
             "choices": ["mean_abs", "minitron", "output", "obs", "wanda", "magnitude"],
         },
     )
     compensation: str | None = field(
         default=None,
-        metadata={"help": "Which weights are re-fitted.", "choices": ["none", "write", "read_write"]},
+        metadata={
+            "help": "Which weights are re-fitted. Unset: the method's.",
+            "choices": ["none", "write", "read_write"],
+        },
     )
     tie_merge: str | None = field(
         default=None,
         metadata={
-            "help": "How an untied parent's two matrices become one.",
+            "help": "How head and embedding become one matrix. Unset: the method's.",
             "choices": ["average", "embedding", "head", "least_squares"],
         },
     )
     balance: bool | None = field(
-        default=None, metadata={"help": "Rescale pairs of layers to equal norms: same outputs, easier to train."}
+        default=None,
+        metadata={"help": "Rescale pairs of matrices: same outputs, easier to train. Unset: the method's."},
     )
-    ridge: float = field(default=1.0, metadata={"help": "Pull of the fits towards the uncompensated weights."})
+    ridge: float = field(
+        default=1.0, metadata={"help": "Pull of the least-squares fits to the weights before: as by so many tokens."}
+    )
     projector: str = field(
-        default="keep", metadata={"help": "Prune the vision projector, or start anew.", "choices": ["keep", "reinit"]}
+        default="keep",
+        metadata={
+            "help": "Prune the vision projector with the model, or start it anew.",
+            "choices": ["keep", "reinit"],
+        },
     )
     seed: int = field(default=0, metadata={"help": "Seed of a new projector."})
 
@@ -192,13 +206,13 @@ class PruneArguments:
     heldout: str | None = field(
         default=None, metadata={"help": "Text the divergences are measured on. Unset: calibration text left aside."}
     )
-    batch_size: int = field(default=8, metadata={"help": "Windows at once."})
+    batch_size: int = field(default=8, metadata={"help": "Windows computed at once."})
     dtype: str = field(
         default="auto",
         metadata={"help": "Type of the child's weights.", "choices": ["auto", "float32", "bfloat16", "float16"]},
     )
     device: str = field(default="auto", metadata={"help": "Where to compute: auto, cpu, cuda, cuda:1."})
-    max_shard_size: str = field(default="5GB", metadata={"help": "Largest file of weights."})
+    max_shard_size: str = field(default="5GB", metadata={"help": "Size of one file of weights at most."})
     target_parameters: str | None = field(
         default=None, metadata={"help": "Search the best shape of this size: 3.4B, 350M, 40%% of the parent."}
     )
@@ -206,4 +220,4 @@ class PruneArguments:
     multiple_of: int | None = field(
         default=None, metadata={"help": "Searched sizes are multiples of this. Unset: 128, less for small parents."}
     )
-    search_only: bool = field(default=False, metadata={"help": "Show the searched shapes and stop."})
+    search_only: bool = field(default=False, metadata={"help": "Show the shapes that the search found, and stop."})

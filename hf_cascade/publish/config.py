@@ -22,7 +22,8 @@ class PublishArguments:
         parent (`str`, *optional*): folder of the model to compare with on the card and in the gate; unset, what the
             folder's manifest names.
         base_model (`str`, *optional*): Hub id of the model it was made from; unset, what its first stage read. In a
-            family file, what stands at another's `model` is that one's repository.
+            family file, what stands at another's `model` is that one's repository; unset, the nearest ancestor among
+            them.
         targets (`str`, *optional*): a YAML file of the gate's limits; unset, the defaults.
         license (`str`, *optional*): identifier, as `apache-2.0`; unset, the parent's, if its card is here.
         license_name (`str`, *optional*): of a licence that is `other`.
@@ -40,33 +41,52 @@ class PublishArguments:
             nothing: no connection is made.
     """
 
-    model: str | None = field(default=None, metadata={"help": "A finished and evaluated folder."})
+    model: str | None = field(default=None, metadata={"help": "Folder of a finished and evaluated model."})
     repo_id: str | None = field(default=None, metadata={"help": "Its repository: ORG/NAME."})
-    family: str | None = field(default=None, metadata={"help": "File that names several models of one collection."})
-    run_dir: str | None = field(default=None, metadata={"help": "Folder of the stages that a family file names."})
-    namespace: str | None = field(default=None, metadata={"help": "Account of repositories named without one."})
-    parent: str | None = field(default=None, metadata={"help": "Folder of the model to compare with."})
-    base_model: str | None = field(default=None, metadata={"help": "Hub id of the model it was made from."})
-    targets: str | None = field(default=None, metadata={"help": "YAML file of the gate's limits."})
-    license: str | None = field(default=None, metadata={"help": "Licence's identifier; unset, the parent's."})
-    license_name: str | None = field(default=None, metadata={"help": "Name of a licence that is other."})
-    license_link: str | None = field(default=None, metadata={"help": "Address of a licence that is other."})
-    language: list[str] = field(default_factory=list, metadata={"help": "ISO 639 codes; unset, the parent's."})
+    family: str | None = field(
+        default=None, metadata={"help": "YAML file that names several models, instead of model and repo_id."}
+    )
+    run_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the family's stages. Unset: runs/ and the name of the file's folder."},
+    )
+    namespace: str | None = field(
+        default=None, metadata={"help": "Account or organization of repositories named without one."}
+    )
+    parent: str | None = field(
+        default=None, metadata={"help": "Folder of the model to compare with. Unset: by cascade.json."}
+    )
+    base_model: str | None = field(
+        default=None, metadata={"help": "Hub id of the model it was made from. Unset: what its first stage read."}
+    )
+    targets: str | None = field(default=None, metadata={"help": "YAML file of the gate's limits. Unset: the defaults."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence as the Hub names it, as apache-2.0. Unset: the parent's."}
+    )
+    license_name: str | None = field(default=None, metadata={"help": "Name of a licence, with license other."})
+    license_link: str | None = field(default=None, metadata={"help": "Address of its text, with license other."})
+    language: list[str] = field(default_factory=list, metadata={"help": "ISO 639 codes. Unset: the parent's."})
     kind: str | None = field(
         default=None,
         metadata={
-            "help": "Card: base, instruct or reasoning; unset, by its stages.",
+            "help": "Which card. Unset: by its stages.",
             "choices": ["base", "instruct", "reasoning"],
         },
     )
     private: bool | None = field(
-        default=None, metadata={"help": "false: public, at the end. Unset, a new repository is private."}
+        default=None, metadata={"help": "false: public, at the end. Unset: a new one is private, an old one stays."}
     )
     gated: str | None = field(
-        default=None, metadata={"help": "Downloads need approval.", "choices": ["auto", "manual"]}
+        default=None,
+        metadata={
+            "help": "Who downloads must ask, and is let in at once or by you. Unset: as it is.",
+            "choices": ["auto", "manual"],
+        },
     )
-    collection: str | None = field(default=None, metadata={"help": "Title of a collection to put it in."})
-    tag: str | None = field(default=None, metadata={"help": "Git tag of the published state."})
+    collection: str | None = field(
+        default=None, metadata={"help": "Title of a collection to put it in, made if there is none."}
+    )
+    tag: str | None = field(default=None, metadata={"help": "Git tag of the published state. Unset: v1, v2, ..."})
     override: str | None = field(
         default=None, metadata={"help": "Reason to publish although lines of the gate fail; written on the card."}
     )

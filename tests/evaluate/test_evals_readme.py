@@ -2,9 +2,11 @@
 
 import re
 
+import pytest
 import yaml
 
 from hf_cascade import assets
+from hf_cascade.evaluate.conformance import command
 from hf_cascade.evaluate.conformance.cases import all_cases
 from hf_cascade.evaluate.suite import suites
 
@@ -38,3 +40,34 @@ def test_suites_and_metrics_are_listed():
 def test_the_folders_are_there():
     folders = re.findall(r"^\| `(\w+/|\w+\.yaml)` \|", README, re.MULTILINE)
     assert len(folders) == 7 and all((assets.find("evals") / name).exists() for name in folders)
+
+
+def test_what_is_given_to_lm_evals_command_is_there():
+    (command,) = re.findall(r"lm-eval run (.*?)\n```", README.replace("\\\n", ""), re.DOTALL)
+    flags = dict(re.findall(r"--(\w+) (\S+)", command))
+    assert (assets.find(flags["include_path"]) / f"cascade/groups/{flags['tasks']}.yaml").is_file()
+    assert set(flags) == {"model", "model_args", "include_path", "tasks", "batch_size"}
+
+
+def test_the_metric_shown_is_computed(monkeypatch):
+    import evaluate
+
+    (shown,) = re.findall(r"`(evaluate\.load\(.*?\))`", README)
+    monkeypatch.chdir(assets.root())
+    assert eval(shown, {"evaluate": evaluate}) == {"pass_at_1": 0.5, "pass_at_2": 1.0}
+
+
+def test_every_column_of_the_conformance_table_is_explained():
+    explained = README.partition("| column |")[2].partition("<!-- conformance -->")[0]
+    assert [column for column in command.COLUMNS if f"\n| {column} | " not in explained] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted(assets.find("evals/metrics").glob("*/README.md")), ids=lambda path: path.parent.name
+)
+def test_examples_of_metrics_run_as_they_stand(path):
+    (code,) = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+    *lines, last = code.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(lines), names)
+    assert all(isinstance(value, float) for value in eval(last, names).values())
