@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from hf_cascade import __version__
+from hf_cascade import __version__, assets
+from hf_cascade.data.contents import sha256_of_text
 
 FILE = "cascade.json"
 SCHEMA = 1
@@ -34,7 +35,8 @@ def write(
     output: dict | None = None,
 ) -> dict:
     """
-    Write `folder/cascade.json`, last and atomically: that it exists means that the stage finished.
+    Write `folder/cascade.json`, last and atomically: that it exists means that the stage finished. Hashes the local
+    files of text that `config` names.
 
     Args:
         folder (`str` or `Path`): the stage's folder; everything else is in it already.
@@ -61,6 +63,7 @@ def write(
         "inputs": inputs,
         "output": output,
         "data": data,
+        "text_sha256": sha256_of_text(config),
         "metrics": metrics,
         "lineage": _lineage(inputs),
         "versions": _versions(),
@@ -101,6 +104,27 @@ def read(folder: str | Path) -> dict:
 def is_finished(folder: str | Path) -> bool:
     """Whether the stage that makes this folder has finished: its manifest is there."""
     return (Path(folder) / FILE).is_file()
+
+
+def named(record: dict, flag: str) -> list[str]:
+    """What an input of a stage names: one or more, or none."""
+    value = record["inputs"].get(flag) or []
+    return [value] if isinstance(value, str) else [one for one in value if isinstance(one, str)]
+
+
+def beside(source: str, folder: str | Path) -> Path | None:
+    """
+    The finished folder of an input of the stage in `folder`: in the same run, from any working directory and after the
+    run was moved, or where it says. `None` where neither is.
+    """
+    run, given = Path(folder).resolve().parent, Path(source)
+    places = [run / given.name]
+    try:
+        there = assets.find(source)
+        places = [*places, there] if given.parent.name == run.name else [there, *places]
+    except FileNotFoundError:
+        pass
+    return next((place for place in places if is_finished(place)), None)
 
 
 def describe(folder: str | Path, num_parameters: int) -> dict:

@@ -6,7 +6,6 @@ token, and TRL's card has a licence key that the Hub does not know. A finished m
 """
 
 import fnmatch
-import json
 import os
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from hf_cascade import __version__
+from hf_cascade import __version__, file_contents
 from hf_cascade.loading import COMPANIONS
 
 logger = logging.get_logger(__name__)
@@ -138,7 +137,7 @@ def commit_folder(api: HfApi, repo_id: str, folder: Path, card: bytes | None, me
         card (`bytes`, *optional*): instead of the folder's own.
 
     Raises:
-        ValueError: the folder holds no safetensors, a link, or a config that names code.
+        ValueError: what [`check_files`] finds in the folder.
     """
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(folder.iterdir()) if is_allowed(path.name)}
     check_files(folder, files)
@@ -185,22 +184,18 @@ def is_allowed(name: str) -> bool:
 
 
 def check_files(folder: Path, files: dict[str, Path]) -> None:
-    """Raise `ValueError` for a folder that is no model, or not safe to open for those who download it."""
+    """
+    Raise `ValueError` for a folder that is no model, or not safe to open for those who download it: a link, a pickle by
+    another name, a config that asks for code, a token in a text.
+    """
     if not any(name.endswith(".safetensors") for name in files):
         raise ValueError(f"{folder} holds no *.safetensors, and nothing else is uploaded as weights")
     links = [name for name, path in files.items() if path.is_symlink() or not path.is_file()]
     if links:
         raise ValueError(f"{folder}: {', '.join(links)} is no file of its own: replace links by what they lead to")
-    coded = [name for name, path in files.items() if name.endswith(".json") and _names_code(path)]
-    if coded:
-        raise ValueError(f"{folder}: {', '.join(coded)} names code to be run (auto_map): only stock classes are pushed")
-
-
-def _names_code(path: Path) -> bool:
-    if path.stat().st_size > 2**20 or path.name == "tokenizer.json":  # a vocabulary, no settings
-        return False
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and "auto_map" in content
+    texts = {name: path for name, path in files.items() if not name.endswith(".safetensors")}
+    if problems := [line for name, path in texts.items() for line in file_contents.faults(path, name)]:
+        raise ValueError(f"{folder}: nothing was pushed: " + "; ".join(problems))
 
 
 def draft_card(trainer, name: str, dataset_name: str | None, tags: list[str]) -> str:

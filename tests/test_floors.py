@@ -11,17 +11,18 @@ import hf_cascade
 
 PACKAGE = Path(hf_cascade.__file__).parent
 FLOORS = [
-    {"assets", "anatomy", "manifest", "loading", "fields", "needs", "data", "progress", "machines", "completions"},
+    {"assets", "anatomy", "manifest", "loading", "fields", "needs", "data", "progress", "machines"}
+    | {"completions", "companions", "secrets", "file_contents"},
     {"shape", "context", "prune", "recipe", "plan", "display", "run", "evaluate", "plots", "pruning_plots", "stage"}
     | {"costs", "memory", "online_costs", "writing", "remedies", "stage_setup", "estimate", "plan_report", "rewards"}
     | {"pushing"},
-    {"distill", "online", "odpo", "grpo", "publish", "cli"},
+    {"distill", "online", "odpo", "grpo", "publish", "flag_help", "cli", "__main__"},
 ]
 FLOOR = {module: floor for floor, modules in enumerate(FLOORS, 1) for module in modules}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "_assets" not in path.parts)
 TORCH_FREE = ["assets", "manifest", "fields", "needs", "progress", "shape", "recipe", "plan", "display", "run", "cli"]
 TORCH_FREE += ["machines", "costs", "memory", "online_costs", "writing", "remedies", "stage_setup", "estimate"]
-TORCH_FREE += ["plan_report"]
+TORCH_FREE += ["plan_report", "flag_help"]
 
 
 def name_of(path: Path) -> str:

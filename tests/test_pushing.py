@@ -145,8 +145,19 @@ def test_code_and_links_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "mine.Model"}}))
     files = {path.name: path for path in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match="config.json names code"):
+    with pytest.raises(ValueError, match="config.json has the key auto_map: code from a checkpoint"):
         pushing.check_files(tmp_path, files)
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"auto_map": {"AutoModel": "mine.Model"}}}))
+    with pytest.raises(ValueError, match="config.json has the key auto_map"):  # a library reads it there too
+        pushing.check_files(tmp_path, files)
+    large = {"auto_map": {"AutoTokenizer": ["mine.Tokenizer", None]}, "added_tokens_decoder": {"0": "x" * 2**21}}
+    (tmp_path / "config.json").write_text(json.dumps(large))
+    with pytest.raises(ValueError, match="config.json has the key auto_map"):
+        pushing.check_files(tmp_path, files)
+    (tmp_path / "config.json").write_text(json.dumps({"note": "hf_" + "x" * 30}))
+    with pytest.raises(ValueError, match="looks like a token .Hugging Face token.") as raised:
+        pushing.check_files(tmp_path, files)
+    assert "xxx" not in str(raised.value)
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").symlink_to("/etc/hostname")
     with pytest.raises(ValueError, match="config.json is no file of its own"):

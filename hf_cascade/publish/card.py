@@ -12,6 +12,7 @@ from hf_cascade.publish.escaping import Markdown, code, escape
 from hf_cascade.publish.facts import Facts
 from hf_cascade.publish.front_matter import ARXIV, front_matter
 from hf_cascade.publish.limitations import limitations
+from hf_cascade.publish.lineage import Stage, in_order
 from hf_cascade.publish.pictures import CAPTIONS, WIDE
 from hf_cascade.publish.usage import usage_of
 
@@ -94,8 +95,9 @@ def _context(facts: Facts, decision, images: dict[str, str]) -> dict:
         "unmeasured": facts.origin.name if facts.origin and len(facts.shapes) == 1 else None,
         "line": history.line_table(facts.stages),
         "data": history.data_table(facts.stages),
+        "beside": history.beside_table(facts.stages),
         "distilled": history.distilled_tokens(facts.stages),
-        "commands": history.commands(facts.stages),
+        "commands": history.commands(in_order(facts.stages)),
         "pictures": _rows_of(images),
         "charts": {name.partition(":")[2]: path for name, path in images.items() if name.startswith("results:")},
         "unknown": Markdown(", ".join(code(name) for name in history.unknown(facts.stages))),
@@ -132,11 +134,18 @@ def summary(facts: Facts) -> Markdown:
     if "distill" in facts.runs:
         teachers = history.teachers(facts.stages)
         told.append("distilled on the logits of " + _and([code(name) for name in teachers]) if teachers else DISTILLED)
-    told += ["fine-tuned on conversations"] if "sft" in facts.runs else []
+    told += [_tuned(stage) for stage in facts.stages if stage.run == "sft"][-1:]
     methods = [METHODS[run] for run in dict.fromkeys(facts.runs) if run in METHODS]
     told += [f"trained by {_and(methods)}"] if methods else []
     told += [f"quantized ({escape(facts.quantization)})"] if facts.quantization else []
     return Markdown(f"{escape(facts.name)} is {told[0]}" + (f", {_and(told[1:])}" if told[1:] else "") + ".")
+
+
+def _tuned(stage: Stage) -> str:
+    """What fine-tuning was on: conversations or chains of thought, and whose logits."""
+    teachers = (stage.record or {"inputs": {}})["inputs"].get(history.TEACHER)
+    names = [code(name) for name in history.names(teachers)]
+    return history.what(stage) + (f" by the logits of {_and(names)}" if names else "")
 
 
 def dimensions(facts: Facts) -> tuple[list[str], list[list[str]]]:

@@ -15,6 +15,7 @@ from hf_cascade.publish.lineage import HUB_ID
 
 FAILED = 1  # exit status: the card has problems
 FILE = "README.md"
+GENERATED = ("hf-cascade", "generated_from_trainer")  # what stands in cards of ours, and of transformers and TRL
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -60,6 +61,8 @@ def main(argv: list[str]) -> int:
         **legal,
     )
     output = Path(given.output or Path(given.model) / FILE)
+    if given.output is None and output.is_file() and not _is_generated(output):
+        raise ValueError(f"{output} was written by hand and would be lost: give --output FILE for the card, or move it")
     output.parent.mkdir(parents=True, exist_ok=True)
     drawn = pictures.draw(found, output.parent)
     images = {name: path.relative_to(output.parent).as_posix() for name, path in drawn.items()}
@@ -79,6 +82,12 @@ def main(argv: list[str]) -> int:
         print(f"without --repo_id the card's code opens a model called {found.name}")
     print(f"{output}: a card of kind {found.kind}, {len(problems)} problems")
     return FAILED if problems else 0
+
+
+def _is_generated(path: Path) -> bool:
+    """Whether a README is a card that a program made."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return not text.strip() or any(mark in text for mark in GENERATED)
 
 
 def write_whole(path: Path, text: str) -> None:

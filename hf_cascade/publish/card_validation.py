@@ -8,7 +8,7 @@ import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from hf_cascade.publish import secrets
+from hf_cascade import secrets
 from hf_cascade.publish.licenses import LICENSES
 from hf_cascade.publish.lineage import HUB_ID
 

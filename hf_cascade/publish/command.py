@@ -17,7 +17,7 @@ from hf_cascade.publish import family, release
 from hf_cascade.publish.config import PublishArguments
 from hf_cascade.publish.family_file import Terms, read
 from hf_cascade.publish.prepare import Prepared, prepare
-from hf_cascade.publish.secrets import scrub
+from hf_cascade.secrets import scrub
 
 DONE, REFUSED, STOPPED = 0, 1, 75
 LOG_IN = "not logged in: run `hf auth login`, or set HF_TOKEN to a token that may write"
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
     try:
         (arguments,) = make_parser().parse_args_and_config(argv)
         planned, terms = read(arguments)
+        release.check_names([one.repo_id for one in planned], terms.tag)
         prepared = [prepare(one) for one in planned]
         for one in prepared:
             print(scrub(one.text()), end="\n\n")

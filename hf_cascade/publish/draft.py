@@ -26,7 +26,7 @@ def push_draft(trainer, status: int) -> int:
         return status
     from hf_cascade.publish.family_file import Planned  # for those who push: it takes a second
     from hf_cascade.publish.prepare import everything
-    from hf_cascade.publish.secrets import scrub
+    from hf_cascade.secrets import scrub
 
     trainer._finish_current_push()
     folder, repo_id = Path(args.output_dir), trainer.hub_model_id

@@ -14,6 +14,7 @@ from hf_cascade.publish.talking import Chat, chat_of
 
 KINDS = ("base", "instruct", "reasoning")
 _REASONING_FILTER = "format"  # a filter that only reasoning traces have: their thinking is well formed
+FP8 = "fp8"  # the run that converts a finished model
 _LEGAL = ("license", "license_name", "license_link")
 
 
@@ -107,7 +108,8 @@ def read(
         parent (`str` or `Path`, *optional*): folder of the model to set beside it; unset, what its manifests name.
         kind (`str`, *optional*): base, instruct or reasoning; unset, by the stages.
         repo_id (`str`, *optional*): where it is to be published.
-        base_model (`str`, *optional*): Hub id of its direct parent; unset, that of the model its line began with.
+        base_model (`str`, *optional*): Hub id of its direct parent; unset, that of the model its line began with, and
+            none for a twin in FP8 of one of the line, which is no conversion of that one.
         license, license_name, license_link (`str`, *optional*): unset, those of the parent's card.
         language (`list[str]`, *optional*): ISO codes; unset, those of the parent's card.
 
@@ -124,6 +126,7 @@ def read(
     config = _config(folder)
     stages = stages_of(folder, record)
     origin, evals = origin_of(stages), kept.read(folder)
+    converted = record["run"] == FP8 and len(stages) > 1
     beside = _parent_folder(parent, record, stages, origin)
     parent_evals = kept.read(beside) if beside else None
     given = {"license": license, "license_name": license_name, "license_link": license_link}
@@ -138,7 +141,7 @@ def read(
         origin=origin,
         shapes=shapes_of(stages, origin, config, record),
         parent=_parent_name(beside, parent_evals, evals, origin),
-        base_model=base_model or (origin.hub_id if origin else None),
+        base_model=base_model or (origin.hub_id if origin and not converted else None),
         evals=evals,
         parent_evals=parent_evals,
         stale=bool(evals) and evals.get("manifest_sha256") not in (None, stages[-1].sha256),

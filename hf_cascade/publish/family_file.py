@@ -11,11 +11,12 @@ the command line's flag, and that before what stands at the top, which is for al
 """
 
 import difflib
+import hashlib
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from hf_cascade import assets
+from hf_cascade import assets, manifest
 from hf_cascade.fields import Field, class_fields
 from hf_cascade.publish.config import PublishArguments
 from hf_cascade.recipe import read_yaml
@@ -86,13 +87,15 @@ def read(arguments: PublishArguments) -> tuple[list[Planned], Terms]:
     set_here = {name: value for name, value in given.items() if value not in (defaults[name], [])}
     everywhere = {**top, **set_here}
     repos = {entry["model"]: _repo_id(entry["repo_id"], arguments.namespace, place) for entry in entries}
+    folders = _folders([entry["model"] for entry in entries], run_dir, place)
     planned = []
     for entry in entries:
         flags = {name: everywhere[name] for name in OF_A_MODEL if name in everywhere} | entry
-        flags |= {"model": _folder(entry["model"], run_dir, place), "repo_id": repos[entry["model"]]}
+        flags |= {"model": folders[entry["model"]], "repo_id": repos[entry["model"]]}
         flags["base_model"] = _base_model(flags.get("base_model"), repos if run_dir else {}, place)
         flags["language"] = tuple(flags.get("language", ()))
         planned.append(Planned(**flags))
+    planned = _linked(planned)
     twice = sorted({one.repo_id for one in planned if [other.repo_id for other in planned].count(one.repo_id) > 1})
     if twice:
         raise ValueError(f"{place}{', '.join(twice)} is the repository of more than one model")
@@ -127,16 +130,39 @@ def _complaints(given: dict, allowed: tuple[str, ...], known: dict[str, Field], 
     return problems
 
 
-def _folder(model: str, run_dir: Path | None, place: str) -> Path:
-    """The folder of a model: a stage's of the run, or a path, found as by [`assets.find`]."""
-    if run_dir is None or "/" in model:
-        folder = assets.find(model)
-    else:
-        folder = run_dir / model
-    if not folder.is_dir():
-        hint = f"; stages are looked for in {run_dir}: run the recipe first, or give --run_dir" if run_dir else ""
-        raise FileNotFoundError(f"{place}{folder} is no folder: give a finished model's{hint}")
-    return folder
+def _folders(models: list[str], run_dir: Path | None, place: str) -> dict[str, Path]:
+    """Each model's folder: a stage of the run, or a path, found as by [`assets.find`]. Names all that are missing."""
+    found: dict[str, Path] = {}
+    for model in models:
+        if run_dir is not None and "/" not in model:
+            found[model] = run_dir / model
+        else:
+            found[model] = Path(model) if Path(model).exists() else assets.root() / model
+    missing = [model for model in models if not found[model].is_dir()]
+    if missing and run_dir is None:
+        raise FileNotFoundError(f"{missing[0]} is no folder: give a finished model's")
+    if missing:
+        names = "".join(f"\n  {model if '/' in model else run_dir / model}" for model in missing)
+        raise FileNotFoundError(
+            f"{place}{len(missing)} of {len(models)} models have no folder here:{names}\n`hf-cascade run` makes them: "
+            f"run the recipe first. A bare name is looked for in --run_dir, here {run_dir}; a path is taken as it is."
+        )
+    return found
+
+
+def _linked(planned: list[Planned]) -> list[Planned]:
+    """Models that name no base model, with the nearest ancestor among the others, by the hashes in their lineage."""
+    files = {one.repo_id: one.model / manifest.FILE for one in planned}
+    repos = {hashlib.sha256(path.read_bytes()).hexdigest(): name for name, path in files.items() if path.is_file()}
+    found = []
+    for one in planned:
+        try:
+            lineage = manifest.read(one.model)["lineage"] if one.base_model is None else []
+            ancestors = [repos[stage["manifest_sha256"]] for stage in lineage if stage["manifest_sha256"] in repos]
+        except (OSError, ValueError, KeyError, TypeError):  # no manifest that can be read, which the gate says
+            ancestors = []
+        found.append(replace(one, base_model=ancestors[-1]) if ancestors else one)
+    return found
 
 
 def _repo_id(name: str, namespace: str | None, place: str) -> str:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hf_cascade import manifest
+from hf_cascade import file_contents, manifest, secrets
 from hf_cascade.evaluate.suite.kept import EVALS
 from hf_cascade.loading import COMPANIONS, VOCABULARIES
-from hf_cascade.publish import file_contents, secrets, tensors
+from hf_cascade.publish import tensors
 from hf_cascade.publish.paths import without_paths, without_paths_in
 
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 CONTAMINATION = "contamination.json"  # of `hf-cascade contamination`
 RECORDS = (manifest.FILE, EVALS, CONTAMINATION, "contamination.md")
 TEMPLATES = "additional_chat_templates"  # transformers keeps templates beside the first one here
@@ -93,7 +93,9 @@ def refusals(folder: Path) -> list[str]:
             lines.append(f"{name}: {told}")
         elif kind == "sent" and not name.endswith(".safetensors"):
             lines += file_contents.faults(folder / name, name) + _path_faults(folder / name, name)
-    if not (folder / CONFIG).is_file():
+    if (folder / ADAPTER).is_file():
+        lines.append(f"{ADAPTER}: an adapter is no whole model: merge it (`merge_and_unload`), save and evaluate that")
+    elif not (folder / CONFIG).is_file():
         lines.append(f"{CONFIG} is missing: give a model's folder")
     if not any("link" in line or "device" in line for line in lines):
         lines += tensors.faults(folder) + _metadata_faults(folder)

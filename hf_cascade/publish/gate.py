@@ -57,6 +57,7 @@ def _about(folder: Path, evals: dict, targets: Targets) -> list[Line]:
     try:
         lines = [gate_rows.ran(evals, targets, command)]
         if gate_evidence.run_tasks(evals):  # else there is nothing to ask about
+            lines.append(gate_evidence.asked_alike(folder, evals, targets))
             lines += [gate_evidence.proved(folder, evals, targets), *gate_rows.lines(evals, targets, command)]
             lines += gate_targets.lines(evals, _sizes(folder), targets, command)
         report = gate_evidence.contamination(folder, evals, targets)

@@ -5,8 +5,9 @@ import json
 import shlex
 from pathlib import Path
 
-from hf_cascade import manifest
+from hf_cascade import companions, manifest
 from hf_cascade.evaluate.suite.figures import RUN
+from hf_cascade.evaluate.suite.kept import COMPANIONS
 from hf_cascade.loading import VOCABULARIES
 from hf_cascade.publish import tensors
 from hf_cascade.publish.folder import CONFIG, CONTAMINATION, EVALS, refusals
@@ -47,7 +48,10 @@ def complete(folder: Path) -> Line:
     if not wrong and not any(True for pattern in VOCABULARIES for _ in folder.glob(pattern)):
         wrong = f"no tokenizer: none of {', '.join(VOCABULARIES)}"
     if wrong:
-        return Line(name, False, wrong, limit, "run the stage to its end: the same command goes on where it stopped")
+        remedy = "run the stage to its end: the same command goes on where it stopped"
+        if not manifest.is_finished(folder):
+            remedy += "; for a model of other code, hf_cascade.manifest.write with output=manifest.describe(...)"
+        return Line(name, False, wrong, limit, remedy)
     return Line(name, True, f"stage {record['stage']} ({record['run']}), {told['num_parameters']:,} parameters", limit)
 
 
@@ -79,6 +83,22 @@ def measured(folder: Path, evals: dict | None, targets: Targets) -> Line:
         return Line(name, False, str(error), limit, remedy)
     figure = f"sha256 {now[:12]}" if told == now else f"measured {told[:12]}, and the folder has {now[:12]}"
     return Line(name, told == now, figure, limit, "" if told == now else remedy)
+
+
+def asked_alike(folder: Path, evals: dict, targets: Targets) -> Line:
+    """Tokenizer, chat template, processor and generation config are those that the evaluation used."""
+    name = "tokenizer and templates as measured"
+    limit = f"{', '.join(companions.PARTS)} as {EVALS} has their hashes; how files are written does not count"
+    told, remedy = evals.get(COMPANIONS), evaluate(folder, targets)
+    if not isinstance(told, dict):
+        return Line(name, False, f"{EVALS} does not say with which it was measured", limit, remedy)
+    try:
+        now = companions.digests(folder)
+    except (OSError, ValueError) as error:
+        return Line(name, False, str(error), limit, "mend that file as it was, or save it again and evaluate")
+    if changed := companions.differences(told, now):
+        return Line(name, False, f"since the evaluation: {', '.join(changed)}", limit, f"undo that, or {remedy}")
+    return Line(name, True, ", ".join(part for part in companions.PARTS if now[part]), limit)
 
 
 def proved(folder: Path, evals: dict, targets: Targets) -> Line:
@@ -127,6 +147,7 @@ def contamination(folder: Path, evals: dict, targets: Targets) -> Line | None:
         return Line(name, False, wrong, limit, remedy)
     figure = f"{mostly:,} of {rows:,} rows mostly in {len(report['text']):,} sources"
     figure += f"; text of {', '.join(map(str, unknown))} is not known" * bool(unknown)
+    figure += _by_name(folder)
     if most is not None and mostly > most * rows:
         return Line(name, False, figure, limit, "take those documents out of the training text, and train again")
     return Line(name, True, figure, limit)
@@ -161,13 +182,25 @@ def _differences(told: dict, found: dict) -> str:
     return f"the files are not those that were recorded: {listed(wrong, ', ', 'more')}" if wrong else ""
 
 
+def _by_name(folder: Path) -> str:
+    """Files of text of which no stage recorded the hash, as before it was recorded, or where they were not found."""
+    from hf_cascade.evaluate.contamination.sources import contents_of_model, of_model
+
+    files = [name for name, source in of_model(str(folder))[0].items() if source.get("data_files")]
+    return "; files by name alone, as no stage recorded hashes" * bool(files and not contents_of_model(str(folder)))
+
+
 def _not_covered(folder: Path, report: dict, evals: dict) -> str:
     """Training text, or rows that were run, that a report is not about."""
-    from hf_cascade.evaluate.contamination.sources import of_model  # takes seconds
+    from hf_cascade.evaluate.contamination.sources import contents_of_model, of_model  # takes seconds
 
     text, _ = of_model(str(folder))
     if missing := sorted(set(text) - set(report["text"])):
         return f"not about {listed(missing, ', ', 'sources of text')}, which the stages read"
+    known = set(report.get("text_sha256", {}).values())
+    other = [name for sha256, (name, _) in contents_of_model(str(folder)).items() if sha256 not in known]
+    if other:
+        return f"of {listed(sorted(other), ', ', 'files')} it is about another content than the stages read"
     checked, short = report["splits"], {}
     for _, figures in run_tasks(evals):
         for split, entry in (figures.get("data") or {}).items():

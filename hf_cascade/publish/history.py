@@ -1,12 +1,15 @@
 """How a model was made, for a card: its stages with hashes, data and tokens, and commands to make it again."""
 
+import itertools
+import json
 import shlex
 from pathlib import Path
 
+from hf_cascade import manifest
 from hf_cascade.cli import WORDS
 from hf_cascade.evaluate import tables
 from hf_cascade.publish.escaping import Markdown, code, escape
-from hf_cascade.publish.lineage import Stage, is_hub_id
+from hf_cascade.publish.lineage import Stage, in_order, is_hub_id
 from hf_cascade.publish.paths import without_paths_in
 
 DID = {
@@ -14,37 +17,72 @@ DID = {
     "prune": "pruned",
     "distill": "distilled on a teacher's logits",
     "sft": "fine-tuned on conversations",
+    "pwrm": "trained to say which of two answers is better",
+    "difficulty": "prompts chosen by pass rates",
     "odpo": "Online DPO",
     "grpo": "GRPO",
     "fp8": "converted to FP8",
 }
 TEACHER = "teacher_model_name_or_path"
+_JUDGES = (TEACHER, "reward_model", "judge_model_name_or_path")  # inputs; a server's is named by a flag:
+_SERVED, _REWARDS = "judge_model", "reward_funcs"
+_CHAINS = "format"  # a filter that only chains of thought have: their thinking is well formed
 _DATA_FLAGS = ("calibration", "prompts")
 BUILDERS = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "webdataset")  # loaders of files, no Hub ids
 SHOWN = 12  # hex digits of a hash; cascade.json has all
+_LOG = "log.json"
 SHARES = {"grpo": "grpo/generated", "odpo": "odpo/generated"}
 
 
 def line_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a stage a row, oldest first."""
-    header = ["stage", "what was done", "shape", "teacher or judge", "manifest"]
+    header = ["stage", "what was done", "shape", "teacher, judge or rewards", "manifest"]
     rows, before = [], None
     for stage in stages:
         record, inputs = stage.record or {}, (stage.record or {}).get("inputs") or {}
-        teachers = [inputs[flag] for flag in (TEACHER, "reward_model") if inputs.get(flag)]
         begun = inputs.get("model") or inputs.get("model_name_or_path")
         further = stage.run == "pretrain" and begun
-        did = escape("trained further" if further else DID.get(stage.run, stage.run))
+        did = escape("trained further" if further else what(stage))
         if isinstance(begun, str) and _last(begun) != before:
             did = Markdown(f"{did}, from {code(_last(begun))}")
         for flag, value in (record.get("config") or {}).items():
             if flag.endswith("revision") and isinstance(value, str):
                 did = Markdown(f"{did}, {escape(flag.replace('_', ' '))} {code(value)}")
         shape = _shape(record.get("output") or {})
-        told = Markdown(", ".join(_named(one) for one in teachers)) if teachers else tables.MISSING
+        told = Markdown(", ".join(code(name) for name in judges(record))) or tables.MISSING
         rows.append([code(stage.name), did, shape, told, code(stage.sha256[:SHOWN])])
         before = stage.name
     return header, rows
+
+
+def what(stage: Stage) -> str:
+    """What a stage did, in a few words."""
+    record = stage.record or {}
+    if stage.run == "sft" and _CHAINS in ((record.get("config") or {}).get("filters") or ()):
+        return "fine-tuned on chains of thought"
+    return DID.get(stage.run, stage.run)
+
+
+def judges(record: dict) -> list[str]:
+    """Names of what said to a stage what is right: models whose logits or verdicts it learned from, and rewards."""
+    config, inputs = record.get("config") or {}, record.get("inputs") or {}
+    found = [inputs.get(flag) for flag in _JUDGES] + [config.get(_SERVED), config.get(_REWARDS)]
+    return [name for given in found for name in names(given)]
+
+
+def names(given: str | list | None) -> list[str]:
+    """What a setting names, one or a list: Hub ids whole, of paths the last name."""
+    return [_last(one) for one in (given if isinstance(given, list) else [given]) if isinstance(one, str)]
+
+
+def beside_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]] | None:
+    """Header and rows: the stages that made teachers, judges, reward models and prompts; `None` without any."""
+    line = {stage.sha256 for stage in stages}
+    more = [stage for stage in in_order(stages) if stage.sha256 not in line]
+    (_, did), (_, read) = line_table(more), data_table(more)
+    header = ["stage", "what was done", "shape", "data", "read", "manifest"]
+    rows = [[*one[:3], *data[1:3], one[-1]] for one, data in zip(did, read, strict=True)]
+    return (header, rows) if rows else None
 
 
 def unknown(stages: list[Stage]) -> list[str]:
@@ -61,13 +99,14 @@ def teachers(stages: list[Stage]) -> list[str]:
 def data_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: what each stage read, how much, in which windows, and how long it took."""
     header = ["stage", "data", "read", "window", "learning rate", "time"]
-    rows = []
+    rows, told = [], _told_by_ledgers(stages)
     for stage in stages:
         if stage.record is None:
-            rows.append([code(stage.name), "its record is not here", *[tables.MISSING] * 4])
+            read = f"{tables.count(told[stage.name])} tokens" if stage.name in told else tables.MISSING
+            rows.append([code(stage.name), "its record is not here", read, *[tables.MISSING] * 3])
             continue
         record, config = stage.record, stage.record["config"]
-        names = [code(name) for name in data_names(record)]
+        names = [code(name) for name in data_names(record, stage.folder)]
         window = config.get("max_length") or config.get("calibration_length")
         answers = config.get("max_completion_length")
         length = f"{window:,}" if window else f"answers of {answers:,}" if answers else tables.MISSING
@@ -76,7 +115,7 @@ def data_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
             [
                 code(stage.name),
                 Markdown("<br>".join(names)) if names else tables.MISSING,
-                amount(record),
+                amount(record, stage.folder),
                 length,
                 f"{rate:g}" if isinstance(rate, int | float) else tables.MISSING,
                 duration(seconds),
@@ -85,8 +124,12 @@ def data_table(stages: list[Stage]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def data_names(record: dict) -> list[str]:
-    """Data sets of a stage: Hub ids with their revisions, and names of files."""
+def data_names(record: dict, folder: Path | None = None) -> list[str]:
+    """
+    Data sets of a stage: Hub ids with their revisions, and names of files.
+
+    Prompts that another stage chose are named by what that stage read, if `folder`, the stage's own, leads there.
+    """
     names = []
     for part in record["config"].get("datasets") or []:
         label = Path(str(part["data_files"])).name if isinstance(part.get("data_files"), str) else str(part["path"])
@@ -95,20 +138,30 @@ def data_names(record: dict) -> list[str]:
         more = [part.get("name"), part.get("revision") and f"revision {part['revision']}"]
         names.append(", ".join(filter(None, (label, *more))))
     names += [_last(record["config"][flag]) for flag in _DATA_FLAGS if isinstance(record["config"].get(flag), str)]
-    prompts = record["inputs"].get("prompts_from")
-    return names + ([f"prompts of {_last(prompts)}"] if isinstance(prompts, str) else [])
+    for source, chosen in _chosen(record, folder).items():
+        read = data_names(chosen) if chosen else ["prompts"]
+        names += [f"{name}, chosen by {_last(source)}" for name in read]
+    return names
+
+
+def _chosen(record: dict, folder: Path | None) -> dict[str, dict | None]:
+    """Each folder that a stage's prompts are from, and its manifest; `None` for one that is not here."""
+    found = {source: folder and manifest.beside(source, folder) for source in manifest.named(record, "prompts_from")}
+    return {source: manifest.read(place) if place else None for source, place in found.items()}
 
 
 def hub_datasets(stages: list[Stage]) -> list[str]:
-    """Hub ids of the data sets that the line was trained on."""
-    paths = [
-        str(part.get("path"))
-        for stage in stages
-        if stage.record
-        for part in stage.record["config"].get("datasets") or []
-        if not part.get("data_files")
-    ]
-    return list(dict.fromkeys(path for path in paths if path not in BUILDERS and is_hub_id(path)))
+    """Hub ids of the data sets that the line was trained on, prompts and calibration text too."""
+    paths = []
+    for stage in stages:
+        if stage.record is None:
+            continue
+        for record in (stage.record, *filter(None, _chosen(stage.record, stage.folder).values())):
+            parts = record["config"].get("datasets") or []
+            paths += [part.get("path") for part in parts if not part.get("data_files")]
+            paths += [record["config"].get(flag) for flag in _DATA_FLAGS]
+    names = [path for path in paths if isinstance(path, str) and path not in BUILDERS and is_hub_id(path)]
+    return list(dict.fromkeys(names))
 
 
 def tokens_of(record: dict) -> int | None:
@@ -122,8 +175,8 @@ def distilled_tokens(stages: list[Stage]) -> str | None:
     return tables.count(sum(counts)) if counts and all(counts) else None
 
 
-def amount(record: dict) -> str:
-    """What a stage read or wrote, as far as its manifest says."""
+def amount(record: dict, folder: Path | None = None) -> str:
+    """What a stage read or wrote, as far as its manifest says, and the log in its folder."""
     metrics = record["metrics"]
     if tokens := tokens_of(record):
         return f"{tables.count(tokens)} tokens"
@@ -133,12 +186,31 @@ def amount(record: dict) -> str:
     if prefix and (tokens := metrics.get(f"{prefix}_tokens")):
         answers = metrics.get(f"{prefix}_responses")
         return (f"{answers:,} answers" if answers else "answers") + f" of its own, {tables.count(tokens)} tokens"
-    if rows := (metrics.get("reasoning_data") or {}).get("rows"):
-        epochs = metrics.get("epoch")
-        return f"{rows:,} conversations" + (f", {epochs:.3g} times" if epochs else "")
-    if metrics.get("epoch"):
-        return f"{metrics['epoch']:.3g} epochs"
-    return tables.MISSING
+    if "kept" in metrics and "dropped" in metrics:
+        return f"{metrics['kept']:,} of {metrics['kept'] + metrics['dropped']:,} prompts kept"
+    rows, epochs = (metrics.get("reasoning_data") or {}).get("rows"), metrics.get("epoch")
+    pairs = ((metrics.get("calibration") or {}).get("trained") or {}).get("kept")
+    told = [f"{count:,} {unit}" for count, unit in ((rows, "conversations"), (pairs, "pairs")) if count]
+    told += [f"{epochs:.3g} {'times' if told else 'epochs'}"] if epochs else []
+    tokens = logged_tokens(folder) if record["run"] == "sft" and folder is not None else None
+    told += [f"{tables.count(tokens)} tokens"] if tokens else []
+    return ", ".join(told) or tables.MISSING
+
+
+def logged_tokens(folder: Path) -> int | None:
+    """Tokens of all rows trained on, by a stage's log.json, where counting begins anew when a run is resumed."""
+    if not (folder / _LOG).is_file():
+        return None
+    entries = json.loads((folder / _LOG).read_text(encoding="utf-8"))
+    counts = [entry["num_tokens"] for entry in entries if entry.get("num_tokens")]
+    return int(sum(before for before, after in itertools.pairwise([*counts, 0]) if after < before))
+
+
+def _told_by_ledgers(stages: list[Stage]) -> dict[str, int]:
+    """Tokens of stages, by the ledgers of those that read on where they stopped."""
+    records = [stage.record for stage in stages if stage.record]
+    ledgers = [(record.get("data") or {}).get("ledger") or [] for record in records]
+    return {part["stage"]: part["tokens"] for ledger in ledgers for part in ledger}
 
 
 def longest_window(stages: list[Stage]) -> tuple[int, str] | None:
@@ -153,6 +225,19 @@ def longest_window(stages: list[Stage]) -> tuple[int, str] | None:
         if longest:
             found.append((int(longest), stage.name))
     return max(reversed(found), key=lambda pair: pair[0]) if found else None
+
+
+def longest_answers(stages: list[Stage]) -> int | None:
+    """The longest answers of reinforcement learning and Online DPO, in tokens; `None` without any."""
+    told = [stage.record["config"] for stage in stages if stage.run in SHARES and stage.record]
+    lengths = [config["max_completion_length"] for config in told if config.get("max_completion_length")]
+    return max(lengths, default=None)
+
+
+def since_pruning(stages: list[Stage]) -> list[Stage]:
+    """The stages after the last pruning, or all where there was none."""
+    places = [place for place, stage in enumerate(stages) if stage.run == "prune"]
+    return stages[places[-1] + 1 :] if places else stages
 
 
 def window_after(stages: list[Stage], name: str) -> int | None:
@@ -193,10 +278,6 @@ def _shape(output: dict) -> str:
     layers, hidden, ffn = (output[key] for key in keys)
     size = f", {tables.count(output['num_parameters'])}" if output.get("num_parameters") else ""
     return f"{layers} × {hidden:,} / {ffn:,}{size}"
-
-
-def _named(source) -> Markdown:
-    return Markdown(", ".join(code(_last(one)) for one in (source if isinstance(source, list) else [source])))
 
 
 def _last(source: str) -> str:

@@ -1,9 +1,12 @@
 """What a model's users should know before they trust it, each sentence from a figure or from what is missing."""
 
+from pathlib import Path
+
 from hf_cascade.evaluate import tables
 from hf_cascade.publish import results
 from hf_cascade.publish.facts import Facts
-from hf_cascade.publish.history import longest_window, window_after
+from hf_cascade.publish.history import judges as judges_of
+from hf_cascade.publish.history import longest_answers, longest_window, since_pruning, window_after
 from hf_cascade.shape import text_config
 
 KIND = {
@@ -27,7 +30,8 @@ def limitations(facts: Facts) -> list[str]:
 
 def _window(facts: Facts) -> list[str]:
     claimed = text_config(facts.config).get("max_position_embeddings")
-    trained = longest_window(facts.stages)
+    stages, pruned = since_pruning(facts.stages), "prune" in facts.runs
+    trained = longest_window(stages)
     if claimed is None:
         return []
     if trained is None:
@@ -35,13 +39,14 @@ def _window(facts: Facts) -> list[str]:
     length, stage = trained
     told = [f"Its config allows {claimed:,} tokens of context, and "]
     told[0] += "all" * (length >= claimed) + "only the first" * (length < claimed)
-    told[0] += f" {length:,} were trained on, in stage {stage}"
-    told[0] += (
-        "." if facts.origin is None and all(one.record for one in facts.stages) else ", as far as records are here."
-    )
+    told[0] += f" {length:,} were trained on{' since it was pruned' * pruned}, in stage {stage}"
+    known = all(one.record for one in stages) and (pruned or facts.origin is None)
+    told[0] += "." if known else ", as far as records are here."
     after = window_after(facts.stages, stage)
     if after is not None and after < length:
         told.append(f"Fine-tuning after that stage saw conversations of at most {after:,} tokens.")
+    if (answers := longest_answers(stages)) is not None:
+        told.append(f"When it was trained by its own answers, they were cut off at {answers:,} tokens.")
     long = (facts.evals or {}).get("long")
     retrieval = any("retrieval" in task for row in results.ran(facts) for task in row.get("tasks") or ())
     if not long and not retrieval and claimed > 8192:
@@ -98,7 +103,12 @@ def _at_chance(row: dict) -> bool:
 
 def _judges(facts: Facts) -> list[str]:
     judges = dict.fromkeys(row["judge"]["model"] for row in results.ran(facts) if row.get("judge"))
-    return [f"Judged benchmarks depend on their judge, here {', '.join(judges)}."] if judges else []
+    told = [f"Judged benchmarks depend on their judge, here {', '.join(judges)}."] if judges else []
+    asked = (facts.evals or {}).get("comparison") or {}
+    trainers = [name for stage in facts.stages if stage.record for name in judges_of(stage.record)]
+    if (ranker := asked.get("reward_model")) and (name := Path(ranker).name) in trainers:
+        told.append(f"It was trained to win by {name}: its wins by that say less than those by other measures.")
+    return told
 
 
 def _images(facts: Facts) -> list[str]:

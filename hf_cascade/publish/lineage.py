@@ -9,6 +9,7 @@ from pathlib import Path
 from hf_cascade import assets, manifest
 
 MODEL_INPUTS = ("model", "model_name_or_path")
+BESIDE_INPUTS = ("teacher_model_name_or_path", "prompts_from", "judge_model_name_or_path", "reward_model")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*\Z")
 
 
@@ -59,6 +60,32 @@ def stages_of(folder: Path, record: dict) -> list[Stage]:
         known = next((stage for stage in line if stage.record is not None), None)
         line.insert(0, _find(entry, folder, known))
     return line
+
+
+def in_order(stages: list[Stage]) -> list[Stage]:
+    """
+    All that must be run to make a line again, in order: its stages, and before each one those that made its teacher,
+    judge, reward model or prompts, as far as they are here.
+
+    A manifest keeps no hash of the latter: they are what is there now, beside the stage or where it says.
+    """
+    found: dict[str, Stage] = {}
+    line = {stage.sha256 for stage in stages}
+
+    def visit(stage: Stage, flags: tuple[str, ...]) -> None:
+        for source in [source for flag in flags for source in manifest.named(stage.record, flag)]:
+            place = manifest.beside(source, stage.folder)
+            sha256 = place and _sha256(place / manifest.FILE)
+            if sha256 and sha256 not in line | found.keys():
+                record = manifest.read(place)
+                visit(one := Stage(record["stage"], record["run"], sha256, record, place), MODEL_INPUTS + BESIDE_INPUTS)
+                found[sha256] = one
+
+    for stage in stages:
+        if stage.record is not None and stage.folder is not None:
+            visit(stage, BESIDE_INPUTS)
+        found[stage.sha256] = stage
+    return list(found.values())
 
 
 def origin_of(stages: list[Stage]) -> Origin | None:

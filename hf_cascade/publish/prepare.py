@@ -59,7 +59,10 @@ class Prepared:
         lines = [f"  {file.path_in_repo:{width}}  {file.size:>15,}  {file.sha256[:12]}" for file in self.files]
         total = sum(file.size for file in self.files)
         lines = [f"{len(self.files)} files, {total:,} bytes:", *lines]
-        return "\n".join(lines + [f"left out: {', '.join(self.left_out)}"] * bool(self.left_out))
+        replaced = [name for name in self.left_out if name == CARD]
+        others = [name for name in self.left_out if name != CARD]
+        lines += [f"left out: {', '.join(others)}"] * bool(others)
+        return "\n".join(lines + [f"the folder's own {CARD} is replaced by the card"] * bool(replaced))
 
 
 def prepare(planned: Planned) -> Prepared:

@@ -11,6 +11,7 @@ from hf_cascade.publish.folder import Upload
 from hf_cascade.publish.steps import Steps
 
 MARK = re.compile(r"\[release ([0-9a-f]{12})\]$")
+NEEDED_NO_MORE = "main holds the released state already"
 STALE = "Closed: {reason}. A pull request with the whole new state takes its place."
 
 
@@ -31,7 +32,7 @@ def open_one(
         message (`str`): what the release is; begins the title.
         base (`str`), there (`dict[str, RepoFile]`): commit at the head of main, and its files.
     """
-    author = steps.run("asking whose token this is", lambda: api.whoami(cache=True))["name"]
+    author = _author(api, steps)
     wanted = checksums.digest(uploads)
     listed = steps.run("listing pull requests", lambda: _ours(api, repo_id, author))
     kept = None
@@ -42,12 +43,7 @@ def open_one(
         if reason is None and kept is None:
             kept = one.num
             continue
-        steps.say(f"pull request {one.num} is closed: {reason or 'there are two'}")
-        steps.run(
-            "closing a stale pull request",
-            lambda one=one, reason=reason: _close(api, one, reason or "there are two"),
-            lambda one=one: _closed(api, repo_id, one.num),
-        )
+        _close_one(api, steps, one, STALE.format(reason=reason or "there are two"), reason or "there are two")
 
     def find() -> int | None:
         if kept is not None:
@@ -62,6 +58,26 @@ def open_one(
     number = steps.run("opening a pull request", make, find)
     steps.say(f"pull request {number}" + (", from an earlier call" if kept else ""))
     return number
+
+
+def close_all(api: HfApi, steps: Steps, repo_id: str) -> None:
+    """Close what earlier calls left open: main holds the new state without them."""
+    author = _author(api, steps)
+    for one in steps.run("listing pull requests", lambda: _ours(api, repo_id, author)):
+        _close_one(api, steps, one, f"Closed: {NEEDED_NO_MORE}.", NEEDED_NO_MORE)
+
+
+def _author(api: HfApi, steps: Steps) -> str:
+    return steps.run("asking whose token this is", lambda: api.whoami(cache=True))["name"]
+
+
+def _close_one(api: HfApi, steps: Steps, one: Discussion, comment: str, reason: str) -> None:
+    steps.say(f"pull request {one.num} is closed: {reason}")
+    steps.run(
+        "closing a stale pull request",
+        lambda: _close(api, one, comment),
+        lambda: _closed(api, one.repo_id, one.num),
+    )
 
 
 def _ours(api: HfApi, repo_id: str, author: str) -> list[Discussion]:
@@ -83,8 +99,8 @@ def _stale(api: HfApi, one: Discussion, uploads: list[Upload], base: str, there:
     return "its files are not the ones that were sent" if checksums.differences(uploads, files) else None
 
 
-def _close(api: HfApi, one: Discussion, reason: str) -> bool:
-    api.change_discussion_status(one.repo_id, one.num, "closed", comment=STALE.format(reason=reason))
+def _close(api: HfApi, one: Discussion, comment: str) -> bool:
+    api.change_discussion_status(one.repo_id, one.num, "closed", comment=comment)
     return True
 
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo, RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from hf_cascade.display import clock
 from hf_cascade.publish import checksums, pull_request
@@ -22,6 +23,9 @@ from hf_cascade.publish.steps import ReleaseError, Steps, print_line
 from hf_cascade.publish.verdict import Decision
 
 COUNTED = re.compile(r"v(\d+)$")
+TAG = re.compile(
+    r"(?!main$|refs/|.*(\.\.|//|\.lock$|[./]$))\w[\w.+/-]*", re.ASCII
+)  # what git and the Hub's addresses take
 MOST_NAMED = 5  # differences in one message
 
 
@@ -94,6 +98,22 @@ def publish(
     return Published(f"{api.endpoint}/{repo_id}", commit, name, address)
 
 
+def check_names(repo_ids: list[str], tag: str | None) -> None:
+    """
+    Refuse what the Hub would refuse, before anything is read or sent.
+
+    Raises:
+        ValueError: a name of a repository, or a tag, that it does not take.
+    """
+    for repo_id in repo_ids:
+        try:
+            validate_repo_id(repo_id)
+        except HFValidationError as error:
+            raise ValueError(f"repo_id={repo_id}: {error}") from error
+    if tag is not None and not TAG.fullmatch(tag):
+        raise ValueError(f"tag={tag}: a tag has letters, digits, - _ + . only, as v1.0, and is not main")
+
+
 class Release:
     """
     The steps of one release, in the order of `publish`.
@@ -120,7 +140,12 @@ class Release:
             self.steps.holds = "main holds the complete new state."
             self.steps.say("main holds this content already")
             self._ask(decide)
+            pull_request.close_all(self.api, self.steps, self.repo_id)
             return base
+        if gone := checksums.to_delete(self.uploads, there):
+            more = f" and {len(gone) - MOST_NAMED} more" if len(gone) > MOST_NAMED else ""
+            named = f"{', '.join(gone[:MOST_NAMED])}{more}"
+            self.steps.say(f"the new state is without {named}; commit {base[:12]} keeps what main holds now")
         about = {"message": self.message, "base": base, "there": there}
         number = pull_request.open_one(self.api, self.steps, self.repo_id, self.uploads, **about)
         head = self._commit(number, base, there)
@@ -264,7 +289,9 @@ class Release:
         def make() -> str:
             if (head := self._info().sha) != base:
                 raise self._moved("merging", head)
-            if details().status == "draft":
+            if (status := details().status) == "closed":
+                raise self.steps.error("merging", f"someone closed pull request {number}; nothing was merged")
+            if status == "draft":
                 self.api.change_discussion_status(self.repo_id, number, "open")
             self.steps.holds = "main is as it was or holds the complete new state, nothing between."
             self.api.merge_pull_request(self.repo_id, number)

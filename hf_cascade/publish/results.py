@@ -1,14 +1,17 @@
 """What was measured, as a card's tables: every figure from evals.json, beside the paper's, the parent's, and chance."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from hf_cascade.evaluate import tables
-from hf_cascade.evaluate.suite import report, suites
+from hf_cascade.evaluate.suite import kept, report, suites
 from hf_cascade.evaluate.suite.completeness import joined
 from hf_cascade.evaluate.suite.figures import RUN, Z, is_even
 from hf_cascade.publish.escaping import Markdown
 from hf_cascade.publish.facts import Facts
+from hf_cascade.publish.lineage import is_hub_id
 
+RANKER = "pwrm"  # what evals.json calls the pairwise reward model, whatever its folder
 PART = "†"  # marks what was measured on a part of its benchmark
 
 
@@ -130,16 +133,41 @@ def preference_table(facts: Facts) -> Table | None:
     found, asked = evals.get("preference"), evals.get("comparison") or {}
     if not found:
         return None
+    ranker = Path(asked.get("reward_model") or RANKER).name
     rows = [
-        [name, "wins, percent", _interval(win, 100, 1), win["judged"]]
+        [ranker if name == RANKER else name, "wins, percent", _interval(win, 100, 1), tables.MISSING, win["judged"]]
         for name, win in (found.get("wins") or {}).items()
     ]
+    theirs = _baseline(facts, asked)
     for name, reward in ((found.get("verbosity") or {}).get("rewards") or {}).items():
-        rows.append([name, "mean", _interval(reward, 1, 3), reward["judged"]])
+        beside = _unbroken(_interval(theirs.get(name) or {}, 1, 3).replace("**", ""))
+        rows.append([name, "mean", _interval(reward, 1, 3), beside, reward["judged"]])
     if not rows:
         return None
-    title = f"Sampled answers, beside those of {asked['baseline']}" if asked.get("baseline") else "Sampled answers"
-    return Table("preference", title, ["by", "figure", f"{facts.name} (95%)", "answers"], rows)
+    baseline = asked.get("baseline")
+    title = f"Sampled answers, beside those of {baseline}" if baseline else "Sampled answers"
+    header = ["by", "figure", f"{facts.name} (95%)", str(baseline), "answers"]
+    return _without_empty(Table("preference", title, header, rows, part=_about_wins(found, asked)))
+
+
+def _baseline(facts: Facts, asked: dict) -> dict:
+    """Rewards of the baseline's answers, where it is a stage of the line and was asked with the model."""
+    for stage in facts.stages[:-1]:
+        if stage.name == asked.get("baseline") and stage.folder is not None:
+            evals = kept.read(stage.folder) or {}
+            if evals.get("comparison") == asked:
+                return ((evals.get("preference") or {}).get("verbosity") or {}).get("rewards") or {}
+    return {}
+
+
+def _about_wins(found: dict, asked: dict) -> list[str]:
+    """What a win is."""
+    if not found.get("wins"):
+        return []
+    return [
+        f"wins: how often its answer is preferred to that of {asked.get('baseline')} to the same prompt; "
+        "50 is no difference, and equal answers count half."
+    ]
 
 
 def _interval(given: dict, scale: float, digits: int) -> str:
@@ -157,7 +185,9 @@ def response_line(facts: Facts) -> str | None:
     if not found:
         return None
     told = [f"{found['responses']:,} answers"] if found.get("responses") else []
-    told += [f"to {asked['rows']:,} prompts"] if asked.get("rows") else []
+    source = asked.get("prompts")
+    of = f" of {source if is_hub_id(source) else Path(source).name}" if source else ""
+    told += [f"to {asked['rows']:,} prompts{of}"] if asked.get("rows") else []
     told += [f"temperature {asked['sampling_temperature']:g}, top_p {asked['top_p']:g}"] if asked.get("top_p") else []
     told += [f"mean length {tables.figure(found['tokens'])} tokens"] if found.get("tokens") else []
     names = {"loop_rate": "loop", "truncated_rate": "are cut off"}

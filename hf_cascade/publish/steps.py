@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_cascade.publish.secrets import scrub
+from hf_cascade.secrets import scrub
 
 Found = TypeVar("Found")
 HTTPError = HfHubHTTPError.__mro__[
     1
 ]  # of the HTTP library that this huggingface_hub is built on; broken connections too
 PASSING = (408, 429, 500, 502, 503, 504)  # the statuses after which huggingface_hub's own http_backoff tries again
+STAYING = (400, 401, 402, 403, 404, 413, 422)  # a token, right, name or file that must change first
 TRIES, FIRST_WAIT_SECONDS = 4, 1.0  # ours: about 7 s; huggingface_hub waits 23 s where it tries again by itself
 MOST_CHARACTERS = 400  # of what the Hub said
 REMEDIES = {
@@ -83,16 +85,15 @@ class Steps:
                 raise
             except (HTTPError, OSError, RuntimeError, ValueError) as error:  # the client raises all of these
                 if not left or not is_passing(error):
-                    raise self.error(step, describe(error)) from error
+                    raise self.error(step, describe(error), mend=stays(error)) from error
             time.sleep(FIRST_WAIT_SECONDS * 2 ** (tries - 1 - left))
         raise AssertionError("the last try returns or raises")
 
-    def error(self, step: str, why: str) -> ReleaseError:
-        """The error of a step."""
+    def error(self, step: str, why: str, mend: bool = False) -> ReleaseError:
+        """The error of a step; `mend`: the same command fails in the same way until something is mended."""
         why = " ".join(why.split()).rstrip(".")
-        return ReleaseError(
-            step, f"{self.where}: {step} failed: {why}. {self.holds} The same command goes on from here."
-        )
+        again = "When that is mended, the same command" if mend else "The same command"
+        return ReleaseError(step, f"{self.where}: {step} failed: {why}. {self.holds} {again} goes on from here.")
 
 
 def print_line(text: str) -> None:
@@ -111,6 +112,12 @@ def is_passing(error: BaseException) -> bool:
     return response is None or response.status_code in PASSING
 
 
+def stays(error: BaseException) -> bool:
+    """Whether the same command fails in the same way, until a token, a right or a name is mended."""
+    response = getattr(_of_http(error), "response", None)
+    return response is not None and response.status_code in STAYING
+
+
 def describe(error: BaseException) -> str:
     """What the Hub said, in one line, with no token in it."""
     cause = _of_http(error)
@@ -120,7 +127,7 @@ def describe(error: BaseException) -> str:
         said = scrub(str(said))[:MOST_CHARACTERS].rstrip(".")
         text = f"the Hub answered {response.status_code}, {said}. {REMEDIES.get(response.status_code, '')}"
     elif cause is not None:
-        text = f"the connection broke, {cause}"
+        text = f"the connection broke, {cause}. Is {constants.ENDPOINT} the Hub that is meant, and can it be reached?"
     elif isinstance(error, json.JSONDecodeError):
         text = "the Hub's answer is no JSON; it may be busy"
     else:

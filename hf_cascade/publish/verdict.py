@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hf_cascade.publish.paths import without_paths
-from hf_cascade.publish.secrets import scrub
+from hf_cascade.secrets import scrub
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def folder(made, tmp_path):
     folder = shutil.copytree(made, tmp_path / "3b")
     record(folder)
     split = {"rows": 100, "too_short": 0, "overlapping": 1, "mostly": 1, "examples": []}
-    report = {"text": ["text.jsonl, train"], "unknown_text": ["org/parent"], "splits": {"org/set/test": split}}
+    report = {"text": ["text.jsonl, train"], "text_sha256": finished.TEXT, "unknown_text": ["org/parent"]}
+    report |= {"splits": {"org/set/test": split}}
     (folder / "contamination.json").write_text(json.dumps(report))
     return folder
 

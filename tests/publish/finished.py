@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from hf_cascade import manifest
+from hf_cascade import companions, manifest
 from hf_cascade.evaluate.suite import figures, suites
 from tests.data.tiny import tokenizer
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24, "vocab_size": 40}
+TEXT = {"text.jsonl": "7" * 64}
 PARENT = {"continuation": 50.0, "bits per byte": 2.0}
 
 
@@ -24,7 +25,7 @@ def model_folder(folder: Path, shards: bool = False) -> Path:
     tokenizer().save_pretrained(folder)
     GenerationConfig().save_pretrained(folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}\n")
-    manifest.write(
+    told = manifest.write(
         folder,
         stage="3b",
         run="distill",
@@ -33,6 +34,7 @@ def model_folder(folder: Path, shards: bool = False) -> Path:
         metrics={"seconds": 1.0},
         output=manifest.describe(folder, model.num_parameters()),
     )
+    (folder / manifest.FILE).write_text(json.dumps({**told, "text_sha256": TEXT}))  # as where the file is here
     return folder
 
 
@@ -78,6 +80,7 @@ def record(folder: Path, name: str = "tiny", tasks: dict | None = None, parent: 
     figures.set_beside(rows, suite, None, told)
     evals = {"schema": 1, "teacher": "parent", "retention": 90.0, "heldout": {"perplexity": 40.0}}
     evals |= {"weights_sha256": manifest.weights_sha256(folder), "suites": {name: {"rows": rows, "tasks": tasks}}}
+    evals["companions"] = companions.digests(folder)
     proofs = {one: {"status": "green", "reason": None} for one in tasks}
     evals |= {"conformance": {"scorers_sha256": scorers(), "tasks": proofs}, **changes}
     (folder / "evals.json").write_text(json.dumps(evals))

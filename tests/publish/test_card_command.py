@@ -9,7 +9,7 @@ from tests.publish.card_folders import evals, line, task
 
 def test_a_card_with_pictures_and_a_page(tmp_path, capsys):
     model = line(tmp_path / "runs", "base")
-    (model / "README.md").write_text("TRL's card")
+    (model / "README.md").write_text("---\ntags:\n- generated_from_trainer\n---\nTRL's card")
     evals(model, ["table2"], {"cascade_mmlu_redux": task(0.6), "cascade_math": task(0.5)})
     arguments = ["--model", str(model), "--license", "mit", "--repo_id", "org/small"]
     assert main([*arguments, "--page", str(tmp_path / "pages" / "card.html")]) == 0
@@ -19,6 +19,15 @@ def test_a_card_with_pictures_and_a_page(tmp_path, capsys):
     assert (model / "card" / "kl.png").is_file() and not list(model.glob(".*.partial"))
     shown = (tmp_path / "pages" / "card.html").read_text()
     assert 'src="../runs/small/card/kl.png"' in shown and "<details><summary>How it was measured" in shown
+
+
+def test_a_readme_that_someone_wrote_is_not_lost(tmp_path):
+    model = line(tmp_path / "runs", "base")
+    (model / "README.md").write_text("# What I found out")
+    with pytest.raises(ValueError, match="written by hand and would be lost: give --output FILE"):
+        main(["--model", str(model), "--license", "mit"])
+    assert (model / "README.md").read_text() == "# What I found out" and not (model / "card").exists()
+    assert main(["--model", str(model), "--license", "mit", "--output", str(tmp_path / "README.md")]) == 0
 
 
 def test_problems_one_a_line(tmp_path, capsys):

@@ -167,7 +167,7 @@ def test_a_fault_leaves_old_or_new_and_the_same_command_completes_it(root, hub, 
     hub.fail("POST", "/merge", fault, times=None)
     assert cli.main(one(root)) == 75
     said = capsys.readouterr().err
-    assert "hf-cascade: stopped: org/tiny-14b: merging failed" in said and "The same command goes on" in said
+    assert "hf-cascade: stopped: org/tiny-14b: merging failed" in said and "he same command goes on" in said
     assert TOKEN not in said
     main = hub.repo("org/tiny-14b").files()
     assert list(main) == [".gitattributes"] or "publish.json" in main
@@ -304,9 +304,7 @@ def test_the_readme_s_gate_is_the_gate():
 
 
 def test_help_names_every_flag(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["publish", "--help"])
-    assert end.value.code == 0
+    assert cli.main(["publish", "--help"]) == 0
     said = capsys.readouterr().out
     assert not [
         name for name in fields.class_fields("hf_cascade.publish.config", "PublishArguments") if name not in said

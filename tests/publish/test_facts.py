@@ -59,6 +59,9 @@ def test_origin_on_the_hub_is_the_base_model(tmp_path):
     found = facts.read(pruned)
     assert found.origin.hub_id == found.base_model == "mistralai/Mistral-Small-3.1-24B-Base-2503"
     assert facts.read(pruned, base_model="org/other").base_model == "org/other"
+    twin = folder(tmp_path / "twin", "fp8", pruned)
+    assert facts.read(twin).base_model is None  # the card would call it the origin's conversion
+    assert facts.read(twin, base_model="org/pruned").base_model == "org/pruned"
 
 
 def test_a_folder_is_no_base_model(tmp_path):

@@ -12,8 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_cascade import file_contents
 from hf_cascade.loading import load_model
-from hf_cascade.publish import file_contents, tensors
+from hf_cascade.publish import tensors
 from hf_cascade.publish.folder import ORIGINAL, Unsafe, left_out, refusals, uploads
 from tests.publish import finished
 

@@ -28,9 +28,9 @@ from tests.publish.gate_lines import (
 
 def test_a_whole_folder_passes(folder):
     decision = decide(folder, TINY)
-    assert decision.passed and not decision.failed and len(decision.lines) == 11
+    assert decision.passed and not decision.failed and len(decision.lines) == 12
     text = decision.text()
-    assert "GATE PASSED: 11 of 11 lines hold." in text and "mend" not in text
+    assert "GATE PASSED: 12 of 12 lines hold." in text and "mend" not in text
     assert max(map(len, text.splitlines())) <= 120
     assert decision.as_dict()["passed"] is True and decision.as_dict()["override"] is None
 
@@ -96,11 +96,14 @@ def test_runs_that_are_not_complete(folder, changes, words):
 
 def test_no_manifest_and_no_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
-    only(folder, "run is complete", "no tokenizer")
+    lines = failed(folder)
+    assert list(lines) == ["run is complete", "tokenizer and templates as measured"]
+    assert "no tokenizer" in lines["run is complete"].figure
     (folder / "cascade.json").unlink()
     lines = failed(folder)
-    assert list(lines) == ["run is complete", "contamination is reported"]
+    assert list(lines) == ["run is complete", "tokenizer and templates as measured", "contamination is reported"]
     assert "has not finished" in lines["run is complete"].figure
+    assert "for a model of other code, hf_cascade.manifest.write" in lines["run is complete"].remedy
 
 
 def test_torn_weights(folder):
@@ -290,7 +293,7 @@ def test_an_override_is_loud_and_recorded(folder):
     decision = decide(folder, TINY, "a demonstration from /home/ann/runs/x")
     assert decision.passed and [line.name for line in decision.failed] == ["held-out perplexity: of the parent's"]
     text = decision.text()
-    assert "FORCED  held-out perplexity" in text and "!!! GATE OVERRIDDEN: 1 of 11 lines fail" in text
+    assert "FORCED  held-out perplexity" in text and "!!! GATE OVERRIDDEN: 1 of 12 lines fail" in text
     assert "!!! Reason given: a demonstration" in text and "The card says so" in text
     told = decision.as_dict()
     assert told["override"] == "a demonstration from x" and told["passed"]

@@ -72,7 +72,8 @@ def assert_says(text: str, status: int):
     """One line: where, which step, what the Hub said, how to go on."""
     assert text.startswith(REPO) and "\n" not in text and TOKEN not in text
     assert str(status) in text or "no JSON" in text  # that is what the client says of a card
-    assert text.endswith("The same command goes on from here.")
+    mended = "When that is mended, the same command" if status == 403 else "The same command"
+    assert text.endswith(f"{mended} goes on from here.")
 
 
 def assert_says_what_main_holds(text: str, files: dict[str, bytes]):

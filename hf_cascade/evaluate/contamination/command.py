@@ -7,10 +7,12 @@ hf-cascade contamination --train corpus.jsonl.gz --tasks cascade_mmlu --output_d
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
 from hf_cascade import assets, progress
+from hf_cascade.data.contents import sha256_of_text
 from hf_cascade.evaluate.benchmarks import data
 from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.contamination import sources
@@ -51,6 +53,9 @@ def main(argv: list[str]) -> int:
         splits, missing = benchmark_rows(_tasks(arguments))
     if not splits:
         raise ValueError("no benchmark's rows are here: " + "; ".join(missing.values()))
+    hashes = sha256_of_text({"datasets": list(text.values())})
+    if arguments.model:
+        _warn_of_changes(arguments.model, set(hashes.values()))
     overlap, started = Overlap(splits), time.monotonic()
     for done, (name, source) in enumerate(text.items()):
         progress.report(done, len(text), label=name)
@@ -58,6 +63,7 @@ def main(argv: list[str]) -> int:
         overlap.read(sources.read(source), name)
     record = overlap.report() | {
         "text": list(text),
+        "text_sha256": hashes,
         "unknown_text": unknown,
         "not_checked": missing,
         "seconds": time.monotonic() - started,
@@ -136,6 +142,14 @@ def _text(arguments: argparse.Namespace) -> tuple[dict[str, dict], list[str]]:
     if not text:
         raise ValueError(f"model={arguments.model}: none of its stages names any text; give it as --train")
     return text, unknown
+
+
+def _warn_of_changes(model: str, found: set[str]) -> None:
+    """Files that hold other text than when a stage read them: a report on them is not one on that stage's text."""
+    for sha256, (name, stage) in sources.contents_of_model(model).items():
+        if sha256 not in found:
+            text = f"hf-cascade: warning: {name} is not what stage {stage} read (sha256 {sha256[:12]})"
+            print(f"{text}: name the file with that text by --train too, for a report on it", file=sys.stderr)
 
 
 def _tasks(arguments: argparse.Namespace) -> list[str]:

@@ -7,12 +7,12 @@ from trl import DatasetMixtureConfig
 from trl.scripts.utils import DatasetConfig
 
 from hf_cascade import manifest
+from hf_cascade.data import contents
 from hf_cascade.data.documents import load_mixture
 from hf_cascade.evaluate.contamination.overlap import texts_of
 
 # Inputs of a stage whose own text went into its weights; a teacher's did not pass through here.
 ANCESTORS = ("model", "model_name_or_path", "prompts_from")
-FILES = ("calibration", "prompts")  # flags that name a file or dataset of text
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text", ".md": "text"}
 
 
@@ -31,29 +31,50 @@ def of_model(folder: str) -> tuple[dict[str, dict], list[str]]:
         FileNotFoundError: the folder has no cascade.json.
     """
     sources: dict[str, dict] = {}
-    unknown: list[str] = []
-    left, seen = [folder], set()
-    manifest.read(folder)
-    while left:
-        place = left.pop()
-        if place in seen:
-            continue
-        seen.add(place)
-        if not manifest.is_finished(place):
-            unknown.append(place)
-            continue
-        record = manifest.read(place)
+    records, unknown = _line(folder)
+    for record in records:
         for part in record["config"].get("datasets") or []:
             part = dict(part)
             part.pop("columns", None)  # every text counts
             sources.setdefault(_label(part), part)
-        for flag in FILES:
+        for flag in contents.FLAGS:
             if name := record["config"].get(flag):
                 sources.setdefault(name, of_file(name, record["config"].get(f"{flag}_split", "train")))
-        for flag in ANCESTORS:
-            named = record["inputs"].get(flag) or []
-            left += [named] if isinstance(named, str) else named
     return sources, unknown
+
+
+def contents_of_model(folder: str) -> dict[str, tuple[str, str]]:
+    """
+    SHA-256 of every local file of text that the stages of a model read, as they recorded it, to (file, stage).
+
+    Raises:
+        FileNotFoundError: the folder has no cascade.json.
+    """
+    records, _ = _line(folder)
+    told = [(record["stage"], record.get("text_sha256") or {}) for record in records]
+    return {sha256: (name, stage) for stage, files in told for name, sha256 in files.items()}
+
+
+def _line(folder: str) -> tuple[list[dict], list[str]]:
+    """The manifests of a model and of all that its text came through, and the inputs that have none here."""
+    records: list[dict] = []
+    unknown: list[str] = []
+    left, seen = [(folder, Path(folder))], set()
+    manifest.read(folder)
+    while left:
+        given, place = left.pop()
+        if (place or given) in seen:
+            continue
+        seen.add(place or given)
+        if place is None:
+            unknown.append(given)
+            continue
+        record = manifest.read(place)
+        records.append(record)
+        for source in [source for flag in ANCESTORS for source in manifest.named(record, flag)]:
+            found = manifest.beside(source, place)
+            left.append((source, found and found.resolve()))
+    return records, unknown
 
 
 def of_file(name: str, split: str = "train") -> dict:
@@ -88,4 +109,5 @@ def read(source: dict) -> Iterator[str]:
 
 def _label(part: dict) -> str:
     name = part.get("data_files") or part["path"]
-    return ", ".join(filter(None, (str(name), part.get("name"), part.get("split"))))
+    revision = part.get("revision") and f"revision {part['revision']}"
+    return ", ".join(filter(None, (str(name), part.get("name"), part.get("split"), revision)))

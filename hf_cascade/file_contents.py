@@ -4,7 +4,7 @@ import json
 import pickletools
 from pathlib import Path
 
-from hf_cascade.publish import secrets
+from hf_cascade import secrets
 
 # Keys that make a library run code that a checkpoint brings.
 CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")

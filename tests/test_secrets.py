@@ -2,8 +2,7 @@
 
 import pytest
 
-from hf_cascade import assets
-from hf_cascade.publish import secrets
+from hf_cascade import assets, secrets
 from hf_cascade.publish.paths import without_paths, without_paths_in
 
 TOKENS = {
