@@ -243,10 +243,11 @@ def _row(part: PlannedStage, states: dict[str, str], written) -> list[str]:
         shape = f"{text['num_hidden_layers']} x {text['hidden_size']} / {text['intermediate_size']}{tied}"
         parameters = written(count_parameters(config))
     window, tokens = (stage.settings.get(flag) for flag in ("max_length", "train_tokens"))
+    sources = source if isinstance(source, list) else [source]
     return [
         stage.name,
         stage.run,
-        f"{len(source)} models" if isinstance(source, list) else source.rpartition("/")[2],
+        f"{len(sources)} models" if len(sources) > 1 else sources[0].rpartition("/")[2],
         shape,
         parameters,
         f"{window:,}" if window else "",

@@ -15,6 +15,7 @@ FLAGS = {
     "odpo": {"eval_steps": 2, "per_device_eval_batch_size": 100},
     "offline-dpo": {"eval_strategy": "'no'", "eval_on_start": "false"},
     "instruct-report": {"limit": 20},
+    "instruct-tables": {"limit": 20},
 }
 
 

@@ -26,6 +26,7 @@ FLAGS = {
     "difficulty": {"limit": 24, "min_pass_rate": 0.0, "majority_share": 1.0, "samples_per_prompt": 2},
     "reasoning": {"eval_steps": 2, "per_device_eval_batch_size": 80},
     "reasoning-report": {"limit": 20},
+    "reasoning-tables": {"limit": 20},
 }
 
 

@@ -5,8 +5,8 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
+from hf_cascade import assets
 from hf_cascade.rewards.answers import answer_of
 from hf_cascade.rewards.form import format_reward
 from hf_cascade.rewards.language import language_reward
@@ -62,7 +62,7 @@ def load_function(name: str, kind: str, known: tuple[str, ...] = ()) -> Callable
     A function by its place. A file or module that is named is executed.
 
     Args:
-        name (`str`): `package.module.function` or `path/to/file.py:function`.
+        name (`str`): `package.module.function` or `path/to/file.py:function`, found as by [`assets.find`].
         kind (`str`): what it is wanted as, for the error.
         known (`tuple[str, ...]`, *optional*): names that would have done too, for the error.
 
@@ -71,10 +71,12 @@ def load_function(name: str, kind: str, known: tuple[str, ...] = ()) -> Callable
     """
     allowed = f"allowed are {', '.join([*known, 'package.module.function'])} and path/to/file.py:function"
     if ".py:" in name:
-        file, _, function = name.rpartition(":")
-        if not Path(file).is_file():
-            raise ValueError(f"{kind} {name!r}: there is no file {file}; {allowed}")
-        spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+        given, _, function = name.rpartition(":")
+        try:
+            file = assets.find(given)  # a shipped recipe's, from any working directory
+        except FileNotFoundError as error:
+            raise ValueError(f"{kind} {name!r}: there is no file {given} ({error}); {allowed}") from error
+        spec = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     else:
