@@ -86,7 +86,8 @@ def test_maths_goes_on_after_the_query(tmp_path, monkeypatch):
     assert docs[6]["context"].endswith("\n\nQ: What is 6 + 1?\nA: The answer is")
     for response, right in {
         " 7": 1, " 7.\n\n": 1, " $7$, since 6 + 1 = 7": 1, " \\boxed{7}": 1, "we add.\n\nThe answer is $7$.": 1,
-        " 8": 0, " 8\n\n7": 0, " 7 or 8": 0, " 17": 0, "": 0, " [THINK]\\boxed{7}": 0, " [THINK]8[/THINK]7": 1,
+        " 8": 0, " 8\n\n7": 0, " 7 or 8": 0, " 17": 0, "": 0, " 7 and we are done": 1, " the value $7$.": 1,
+        " 7.\nSo the next is 8.": 1, " 8.\nSo it was 7.": 0, " [THINK]\\boxed{7}": 0, " [THINK]8[/THINK]7": 1,
     }.items():  # fmt: skip
         assert agieval.process_math(docs[6], [[response]])["acc"] == right, response
 

@@ -71,6 +71,11 @@ def test_one_row_and_the_ends():
         ("A is better.", None),
         ("", None),
         ("[[A]] [[<>=]] [[AB]]", None),
+        ("**Final verdict:** [[ b >> a ]]", "B>>A"),
+        ("\\[\\[A&gt;B\\]\\]", "A>B"),
+        ("The loop ends where A>B.\n\n**My final verdict is: B>A**", "B>A"),
+        ("The loop ends where A>B.\n\nBoth are right.", None),
+        ('```json\n{"explanation": "A>B in speed", "verdict": "B>>A"}\n```', "B>>A"),
         ("[[A>B", None),
     ],
 )

@@ -79,6 +79,7 @@ def test_forms_are_the_official_ones():
 def test_prefixes_are_at_the_start_only():
     for text in ("Captain America: Civil War", "Alpha: Omega", "Q&A: x", "Bananswer: y"):
         assert first_line(text) == text
+    assert score_nq_open({"answer": ["A+"]}, ["“A+”."])["acc"] == 1 and first_line("“A”") == "“A”"
     assert first_line("A+") == "A+" and score_nq_open({"answer": ["A+"]}, ["**A+**."])["acc"] == 1
     assert score_nq_open({"answer": ["A+"]}, ["AB+"])["acc"] == score_nq_open({"answer": ["A+"]}, ["A"])["acc"] == 0
 

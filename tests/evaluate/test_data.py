@@ -17,7 +17,7 @@ from PIL import Image as Picture
 
 from hf_cascade import assets
 from hf_cascade.evaluate.benchmarks import data
-from hf_cascade.evaluate.benchmarks.data import MissingData, need, read, rows_sha256, used
+from hf_cascade.evaluate.benchmarks.data import MissingData, UnusableData, need, read, rows_sha256, used
 from tests.growth import check_growth
 
 REPO = "org/name"
@@ -95,6 +95,8 @@ LAYOUTS = {
     "readme of other files": lambda at: ((at / "README.md").write_text(FRONT), lines(at / "test.jsonl")),
     "saved": lambda at: Dataset.from_list(ROWS).save_to_disk(at / "DE_DE"),
     "saved splits": lambda at: DatasetDict({"test": Dataset.from_list(ROWS)}).save_to_disk(at / "DE_DE"),
+    "saved whole": lambda at: DatasetDict({"test": Dataset.from_list(ROWS)}).save_to_disk(at),
+    "saved here": lambda at: Dataset.from_list(ROWS).save_to_disk(at),
 }
 
 
@@ -143,6 +145,14 @@ def test_files_that_hold_no_rows(folder):
     parquet(folder / "data/a-00000-of-00003.parquet")
     with pytest.raises(MissingData, match="has 1 of 3 shards"):
         read(REPO, "a")
+    parquet(folder / "data/h-00000-of-00001.parquet")
+    for second in ("h-00000-of-00001-a09b74b3ef9c3b56.parquet", "h-00000-of-00002.parquet"):
+        parquet(folder / "data" / second)
+        with pytest.raises(MissingData, match="data has shards of h from more than one download: keep those of one"):
+            read(REPO, "h")
+        (folder / "data" / second).unlink()
+    assert len(read(REPO, "h")) == len(ROWS)
+    used.clear()
     (folder / "b.jsonl").write_text("\n")
     with pytest.raises(MissingData, match="b.jsonl has no rows"):
         read(REPO, "b")
@@ -215,6 +225,84 @@ def test_missing_columns_are_one_error():
             need(rows, REPO, ("question", "subject", "level"))
 
 
+def test_other_ways_to_fetch_a_dataset(folder, tmp_path, monkeypatch):
+    parquet(folder / "default/test/0000.parquet")  # of the Hub's branch refs/convert/parquet
+    assert read(REPO, "test").to_list() == ROWS
+    (folder / "other.tsv").write_text("question\tanswer\nWas, bitte?\t1\n", encoding="utf-8")
+    assert read(REPO, "other").to_list() == [{"question": "Was, bitte?", "answer": 1}]
+    monkeypatch.setenv("HFC_EVAL_DATA", str(tmp_path / "my [data]/.cache"))
+    parquet(tmp_path / "my [data]/.cache/Org/NAME/data/test-00000-of-00001.parquet")
+    assert read(REPO, "test").to_list() == ROWS
+
+
+def test_the_hubs_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HFC_EVAL_DATA", str(tmp_path))
+    cached, blob = tmp_path / "datasets--cais--mmlu", tmp_path / "datasets--cais--mmlu/blobs/1"
+    wanted, newest = data.pinned("cais/mmlu"), COMMIT
+    parquet(blob)
+    for commit in (newest, wanted):
+        place = cached / "snapshots" / commit / "all"
+        place.mkdir(parents=True)
+        (place / "test-00000-of-00001.parquet").symlink_to(blob)
+        (cached / "refs").mkdir(exist_ok=True)
+        (cached / "refs/main").write_text(newest)
+        assert read("cais/mmlu", "test", "all").to_list() == ROWS
+        assert used["cais/mmlu/all/test"]["revision"] == commit  # the one that is written down, where it is there
+    blob.unlink()
+    with pytest.raises(MissingData, match="parquet cannot be opened"):
+        read("cais/mmlu", "test", "all")
+
+
+def test_a_saved_split_or_config_is_no_other(folder):
+    for note, key, other in (("state.json", "_split", "train"), ("dataset_info.json", "config_name", "FR_FR")):
+        Dataset.from_list(ROWS).save_to_disk(folder)
+        said = json.loads((folder / note).read_text())
+        (folder / note).write_text(json.dumps(said | {key: other}))
+        with pytest.raises(MissingData, match="the files there are data-00000-of-00001.arrow"):
+            read(REPO, "test", "DE_DE")
+
+
+def test_what_to_do_is_said(folder, tmp_path, monkeypatch):
+    with pytest.raises(MissingData, match=f"hf download --repo-type dataset org/none --local-dir {tmp_path}/org/none"):
+        read("org/none", "test")
+    (folder / "test.zip").write_bytes(b"PK")
+    (tmp_path / "my data").mkdir()
+    with monkeypatch.context() as context, pytest.raises(MissingData, match="--local-dir '.*/my data/org/name'` where"):
+        context.setenv("HFC_EVAL_DATA", str(tmp_path / "my data"))
+        read(REPO, "test")
+    with pytest.raises(
+        MissingData, match="the files there are test.zip. Unpack test.zip, or put the rows in test.jsonl"
+    ):
+        read(REPO, "test")
+
+
+def test_what_is_wrong_with_a_file_is_said(folder):
+    for name, content, match in (
+        ("a.jsonl", b'{"a": 1}\n\n{"a": \n', r'a.jsonl: line 3 is no JSON \(.*\): {"a": '),
+        ("b.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], "b.jsonl.gz: it is no whole gzip file"),
+        ("c.jsonl.gz", b'{"a": 1}\n', "c.jsonl.gz: it is no whole gzip file"),
+        ("d.jsonl", b'{"a": 1, "b": 1}\n{"a": 2, "b": "x"}\n', "d.jsonl: the values of 'b' are not all of one type"),
+    ):
+        (folder / name).write_bytes(content)
+        with pytest.raises(UnusableData, match=match):
+            read(REPO, name[0])
+    (folder / "e.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n')  # a byte order mark
+    assert read(REPO, "e").to_list() == [{"a": 1}]
+
+
+def test_a_row_without_a_value_is_named():
+    rows = [*ROWS[:2], {**ROWS[2], "question": None}]
+    for given in (rows, Dataset.from_list(rows)):
+        need(given, REPO, ("question", "answer"), filled=("answer",))
+        with pytest.raises(ValueError, match=r"org/name: row 2 has no question"):
+            need(given, REPO, ("question", "answer"), filled=("answer", "question"))
+        need(given, REPO, ("question",), unique="question")
+        with pytest.raises(
+            UnusableData, match=r"org/name: rows 0 and 2 have the same answer, 0: leave one of them out"
+        ):
+            need(given, REPO, ("answer",), unique="answer")
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """No `HFC_EVAL_DATA`, a Hub that cannot be reached, and an empty cache of `datasets`."""
@@ -249,6 +337,12 @@ def test_offline_the_cache_is_read_with_its_commit(hub):
     (place / "name-test.arrow").write_bytes((hub / source).read_bytes())
     assert read(REPO, "test", "all").to_list() == ROWS
     assert used[f"{REPO}/all/test"]["revision"] == COMMIT and used[f"{REPO}/all/test"]["path"] is None
+
+
+def test_offline_a_download_in_the_hubs_cache_is_read(hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    parquet(hub / f"datasets--org--name/snapshots/{COMMIT}/data/test-00000-of-00001.parquet")
+    assert read(REPO, "test").to_list() == ROWS and used[f"{REPO}/test"]["revision"] == COMMIT
 
 
 def _file(path) -> str:

@@ -9,7 +9,9 @@ from lm_eval.tasks import TaskManager
 from hf_cascade import assets
 from hf_cascade.evaluate.benchmarks import data, maths
 from hf_cascade.evaluate.benchmarks.maths import Judge, gold_of, stated
+from hf_cascade.evaluate.benchmarks.sampled import KeepAll
 from hf_cascade.evaluate.conformance.knowing import Responding
+from hf_cascade.evaluate.harness import open_tasks
 from hf_cascade.rewards.maths import MathsReward
 from tests.growth import check_growth, repeated
 
@@ -75,8 +77,44 @@ STATED = [
     (r"The answer is $2^{25} \cdot 26!$", r"2^{25} \cdot 26!"),
     ("If the answer is $56$, then seven divides it.", None),
     ("I thought the answer is $56$, but that is wrong.", None),
-    ("The answer is $56$ times $2$.", "56$ times $2"),
+    ("The answer is $56$ times $2$.", "$56$ times $2$"),
     ("The answer is at least 56 ways.", "at least 56 ways"),
+    # boxes, sentences and ends as base models, distilled reasoners and public solutions have them
+    (r"are: \[ \boxed{-2} \quad \text{and} \quad \boxed{1}. \]", "-2, 1"),
+    (r"$x = \boxed{1}$ or $x = \boxed{3}$", "1, 3"),
+    (r"$5 + 75 + 1 = \boxed{\textbf{(081) }}$." "\n~a user", "(081)"),
+    (r"$\boxed{\textbf{(C) } 70}$", "70"),
+    (r"\boxed{\color{blue}{70}}", "70"),
+    (r"$\boxed{\text{The answer is } 70}$", "70"),
+    (r"\boxed{\text{2, 3, 5}}", "2, 3, 5"),
+    ('{"answer": 70}', "70"),
+    ("**Answer:** `204`", "204"),
+    ("The answers are 2, 3, and 5.", "2, 3, 5"),
+    ("The answer is the point $(2,3)$.", "(2,3)"),
+    ("Final Answer: The largest $n$ is 34.", "34"),
+    ("Final Answer: The volume of $ABCDEFGH$ is 120", "120"),
+    ("the answer is 42 and we are done", "42"),
+    ("the answer is $5$. <|im_start|>user\nAnother: $\\boxed{8}$", "5"),
+    (r"The answer is 5.<|eot_id|> The answer is 6.", "5"),
+    (r"Is the answer 4?<|end|><|start|>assistant<|channel|>final<|message|>$\boxed{5}$", "5"),
+    # without a statement: what the last sentence concludes, or a last line in bold
+    ("Therefore, the probability that Alice wins the game is 2/3. <|im_start|>user", "2/3"),
+    ("Therefore, there are 12 distinct sequences that meet the conditions. I hope it is correct.", "12"),
+    ("$y = 2.8$ So, the ordered pair $(x, y)$ that solves it is $(7, 6)$.", "(7, 6)"),
+    ("So the smallest such n is **7**.", "7"),
+    ("Hence, n = 7.", "n = 7"),
+    ("The number of ways is\n\n**70**", "70"),
+    ("**−984**", "−984"),
+    ("Thus 7 is too small. The next candidate is 8.", None),
+    ("Therefore, there are at least 7 integers.", None),
+    ("So it can't be 7.", None),
+    ("Therefore, 40 daps equal 42 baps.", None),
+    ("Therefore, 7 is a lower bound.", None),
+    ("So $48$ students and $12$ teachers came.", None),
+    ("So n = 7!", None),
+    ("Therefore, the solutions are $-1$ and $4$.", "-1, 4"),
+    ("Thus there are 7 cases to consider:", None),
+    ("$a$ is odd and $b$", None),
 ]
 RIGHT_70 = [
     "70",
@@ -92,6 +130,7 @@ RIGHT_70 = [
 RIGHT_70 += [r"\boxed{n = 70}", r"\boxed{70^\circ}", r"\boxed{\text{70}}", r"\boxed{2 \cdot 35}", r"\boxed{+70}"]
 BASES = [("2220_5", "2220_{5}", True), ("2220_5", "2220_6", False), ("2220_5", "2220", True)]
 BASES += [("52_8", r"52_{\text{eight}}", True), ("52_8", "42 = 52_8", True), ("52_8", "52_{10}", False)]
+AGAIN = "I hope it is correct. Note: this is wrong. Final Answer: The final answer is $71$. I hope it is correct."
 WRONG_70 = ["The answer is not 70.", "The answer is 7 or 70", "70 71", "answer: 170", "answer: 70.5", r"\boxed{70, 71}"]
 WRONG_70 += [
     r"\boxed{69} and \boxed{70}",
@@ -147,6 +186,7 @@ def test_bombs_end_in_time_and_are_wrong(monkeypatch):
 
 
 LOOPS = [r"\boxed{", "answer is ", "$", r"\boxed{1},", r"\boxed ", "{", "answer*", "answer is $1$,", "1,", "(", "`"]
+LOOPS += ["therefore ", "so 1 or ", r"\quad", "\n**1"]
 
 
 @pytest.mark.parametrize("part", LOOPS)
@@ -175,6 +215,15 @@ def test_oracles_through_lm_eval(monkeypatch, task):
         assert found["n-samples"][task]["original"] == {"cascade_hmmt25": 8, "cascade_math": 20}.get(
             task, 20 if "math" in task else 6
         )
+
+
+def test_of_two_shots_answers_the_first_in_their_form_counts(monkeypatch):
+    """As Minerva reads them; what a base model goes on with is nobody's answer."""
+    monkeypatch.setenv(data.VARIABLE, str(assets.find("evals/rows")))
+    task = open_tasks(["cascade_math"], "evals/tasks").load(["cascade_math"])["tasks"]["cascade_math"]
+    until = task.config.generation_kwargs["until"]
+    (kept,) = KeepAll(until).apply([[f"Final Answer: The final answer is $70$. {AGAIN}"]], [{}])
+    assert maths.process_math({"answer": "70"}, [kept])["acc"] == 1
 
 
 @pytest.mark.parametrize("task", maths.CASES)

@@ -108,6 +108,9 @@ def test_options_by_letter_and_by_text():
     ):
         assert mathvista.judge(doc, text) == (1.0, "B"), text
     assert mathvista.judge(doc, "dark green") == (0.0, "C")
+    sure = row("Yes", "text", ["Yes", "No"])
+    for text, letter in (("Since 5 > 3, yes.", "A"), ("Red: 2. So, no.", "B"), ("There are no more than yes.", None)):
+        assert mathvista.judge(sure, text).parsed == letter, text
     letters = row("E", "text", list("ABCDE"))
     assert mathvista.judge(letters, "(E)").correct == 1 and mathvista.judge(letters, "A").correct == 0
 

@@ -28,7 +28,12 @@ ANSWER = {"role": "assistant", "content": "A cat."}
         ("[[3]] or [[4]]", None),
         ("[[0]]", None),
         ("[[11]]", None),
-        ("Rating: 5", None),
+        ("It is right.\n\n**Rating:** 8/10", "8"),
+        ("Rating: [7]", "7"),
+        ("\\[\\[7\\]\\]", "7"),
+        ('```json\n{"explanation": "It is 3.", "rating": 8}\n```', "8"),
+        ("There are 7.\nI give a rating of 6.", None),
+        ("Rating: [[9", None),
         ("[[rating]]", None),
         ("", None),
     ],
@@ -96,7 +101,7 @@ def test_missing_is_left_out_and_the_worst_is_not_shown(monkeypatch):
         (json.dumps([{**QUESTION, "content": "What?"}, ANSWER]), "image must stand in the first turn"),
         (json.dumps([QUESTION, ANSWER, QUESTION, ANSWER]), "image must stand in the first turn, once"),
         (json.dumps([{"role": "user"}, ANSWER]), "conversation of row 0"),
-        (None, "conversation of row 0"),
+        (None, "row 0 has no conversation"),
     ],
 )
 def test_rows_that_do_not_fit(monkeypatch, tmp_path, conversation, match):

@@ -85,7 +85,7 @@ def test_open_questions_where_the_official_rule_is_deceived(official, response, 
     assert official(response, [gold]) and mmmu.judge(doc, response).correct == 0
 
 
-@pytest.mark.parametrize("response, gold", [("$1,234.50", "1234.5"), ("30V", "30")])
+@pytest.mark.parametrize("response, gold", [("$1,234.50", "1234.5"), ("30V", "30"), (r"5.51 \times 10^{2}", "551")])
 def test_open_questions_that_the_official_rule_misses(official, response, gold):
     doc = {"id": "x", "question_type": "open", "options": "[]", "answer": gold}
     assert not official(response, [gold]) and mmmu.judge(doc, response).correct == 1
@@ -110,6 +110,22 @@ def test_choices_are_never_guessed():
     assert [mmmu.judge(doc, text) for text in ("I", "(I)", "**I**", "I. i", "The answer is I")] == [(1.0, "I")] * 5
     assert [mmmu.judge(doc, text) for text in ("", "none", "J", "42")] == [(0.0, None)] * 4
     assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    "response, letter",
+    [
+        ("The clues fit. So tertiary syphilis matches the presentation.", "A"),
+        ("In this scan, one sees Lyme rather than syphilis.", "B"),
+        ("It is Lyme or syphilis.", None),
+        ("Lyme is less common than syphilis.", "B"),
+        ("The plaques would be Lyme, since they are round.", "B"),
+        ("Option A: Syphilis\nOption B: Lyme\nOption C: None", None),
+    ],
+)
+def test_options_by_their_text(response, letter):
+    doc = {"id": "x", "question_type": mmmu.CHOICE, "options": "['Syphilis', 'Lyme', 'None']", "answer": "A"}
+    assert mmmu.judge(doc, response).parsed == letter
 
 
 def test_choices_with_images_as_options():
@@ -246,6 +262,10 @@ def test_options_that_are_none(options):
         (r"Thus \boxed{\frac{1}{2}}. I hope this helps!", r"\frac{1}{2}"),
         ("So x = 3 + 4 = 7.", "7"),
         ("There are 5 objects left.\n\nLet me know if you have any other questions.", "5 objects left"),
+        ("The perimeter is 2 + 2 + 2 = **6 inches**.\n\nDo you have other questions for me?", "6 inches"),
+        ("There are 5 bars.\n\nWould you like me to describe **each**?", "5 bars"),
+        ("Five?", "Five?"),
+        ("Clearly, tertiary syphilis matches", "Clearly, tertiary syphilis matches"),
         ("The answer to the blank is 2.\n\n```python\nprint(3)\n```", "2"),
         ("答案是 12。", "12"),
         ("He was painted by Mr. Smith. That was in 1802.\n\nAnswer: Mr. Smith", "Mr. Smith"),
@@ -267,6 +287,8 @@ def test_the_part_that_states_the_answer(answer, stated):
         ("3 or 4", ""),
         ("3, 4, 5", ""),
         ("between 3 and 4", ""),
+        ("from 3 to 4", ""),
+        ("It rose from 1.5 to 4, a change of 2.5", "2.5"),
         ("not 3", ""),
         ("three small objects", "3"),
         ("−5", "-5"),

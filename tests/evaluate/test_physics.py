@@ -48,6 +48,13 @@ EQUAL = [
     (r"\sqrt{\frac{a}{b}}", r"\frac{\sqrt{a b}}{b}"),
     (r"(a+b)^2", "a^2+2ab+b^2"),
     (r"x\ln(2) t", r"\ln 2 \cdot x t"),
+    (r"\frac{1}{\sqrt{a(1+b)-b}}", r"\sqrt{\frac{1}{a(b+1)-b}}"),  # of two signs where the root is not real
+    (r"\sqrt{\frac{1+r}{1+r-r^2}}", r"\frac{1}{\sqrt{1-\frac{r^2}{1+r}}}"),
+    (r"\frac{2}{\sqrt{a^2-r^2}}", r"\sigma(r)=\frac{2}{a\sqrt{1-(r/a)^2}},\quad r<a"),
+    (r"\frac{2}{\sqrt{a^2-r^2}}", r"\frac{2}{\sqrt{a^2-r^2}} \text{ for } r<a"),
+    (r"5m\omega^2R", r"F=5m\omega^2 R \text{ (at } \theta = 0)"),
+    (r"\frac{2}{5}", r"40\%"),
+    (r"\sqrt{2gh}", r"\;v=\sqrt{2gh}\;"),
 ]
 UNEQUAL = [
     (r"\frac{2gM}{m+M}", r"\frac{2gm}{m+m}"),
@@ -60,6 +67,7 @@ UNEQUAL = [
     ("x", "x, y"),
     ("x", "y = 1, x = x"),
     (r"x", r"x \text{ or } 2x"),
+    (r"\sqrt{x^2-y^2}", r"\sqrt{y^2-x^2}"),
     ("x", "((((("),
     ("x", ""),
 ]
@@ -173,7 +181,8 @@ def test_loader_takes_each_answered_row_once(tmp_path, monkeypatch):
     known, asked = rows()[0], {**rows()[1], "answer": None, "solution": None}
     (folder / "PHYBench-fullques_v1.json").write_text(json.dumps([known]))
     (folder / "PHYBench-onlyques_v1.json").write_text(json.dumps([asked]))
-    (folder / "PHYBench-questions_v1.json").write_text(json.dumps([known, asked]))
+    edited = known | {"content": known["content"] + "  "}  # one problem, in words of another day
+    (folder / "PHYBench-questions_v1.json").write_text(json.dumps([edited, asked]))
     monkeypatch.setenv(data.VARIABLE, str(tmp_path))
     assert physics.load_phybench(version=1.0)["test"]["content"] == [known["content"]]
     assert physics.prompt(known).endswith("Answer:") and "\\boxed{}" in physics.prompt(known)

@@ -87,7 +87,7 @@ def test_rows_that_lack_something_are_named(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     monkeypatch.setenv("HFC_EVAL_DATA", str(tmp_path))
     (folder / "test.jsonl").write_text(json.dumps({"task_id": 11, "text": "t", "code": "c"}) + "\n")
-    with pytest.raises(MissingData, match="no column test_list among task_id, text, code"):
+    with pytest.raises(ValueError, match="mbpp: no column test_list; the columns are task_id, text, code"):
         mbpp.load()
     (folder / "test.jsonl").write_text(json.dumps(DOCS[0]) + "\n")
     (folder / "prompt.jsonl").write_text(json.dumps(DOCS[1]) + "\n")
@@ -169,6 +169,9 @@ def test_fences():
     assert in_python([("", "a"), ("text", "b")]) == ["a"] and in_python([("cpp", "a")]) == []
     assert fenced("```python\na\n```python\nb\n```") == [("python", "a\n"), ("python", "b\n")]
     assert fenced("```\r\na\r\n```\r\n") == [("", "a\n")] and fenced("") == []
+    for opening in ("```python:main.py", "``` python", "```{python}", '```python title="a"'):
+        assert fenced(f"{opening}\nx = 1```\nThat is it.") == [("python", "x = 1\n")], opening
+    assert fenced("~~~python\nx = '```'\n~~~\n```c++\n1\n```") == [("python", "x = '```'\n"), ("c++", "1\n")]
 
 
 @pytest.mark.parametrize(
@@ -184,9 +187,24 @@ def test_fences():
         ("```python\ndef f(x): return 1\n```\n```python\nprint(f(1))\n```", "def f(x): return 1"),
         ("```python\ndef f(x): return 1\n```\n```python\ndef f(x): return 2\n```", "def f(x): return 2"),
         ("```python\ndef g(x): return 1\n```", "def g(x): return 1"),
+        (
+            "```py\nONE = 1\n```\n```py\ndef h(): return 2\n```\n```py\ndef f(x): return ONE\n```\n```\n1\n```",
+            "ONE = 1\n\ndef f(x): return ONE",
+        ),
         ("```python\ndef f(x): return 1", "def f(x): return 1"),
         ("```cpp\nint f(int x);\n```", None),
         ("[BEGIN]\nf = abs\n[DONE] and more [DONE]", "f = abs"),
+        ("[BEGIN]\nf = abs\n[END]\nIt is abs.", "f = abs"),
+        ("[PYTHON]\nf = abs\n[/PYTHON]", "f = abs"),
+        ("<code>\nf = abs\n</code>\n", "f = abs"),
+        ("python\nf = abs", "f = abs"),
+        ("f = abs\n```\n\nThat is it.", "f = abs"),
+        (f"f = abs\n\n{mbpp.INTRO} Add.\n\nassert g(1)\n[BEGIN]\ng = f", "f = abs"),
+        (f"Sure:\n\n{mbpp.INTRO} Add.\n[BEGIN]\nf = abs\n[DONE]", "f = abs"),
+        (
+            'def f(x):\n    """\n    ```python\n    f(1)\n    ```\n    """\n',
+            'def f(x):\n    """\n    ```python\n    f(1)\n    ```\n    """',
+        ),
     ],
 )
 def test_the_program_of_an_answer(answer, program):

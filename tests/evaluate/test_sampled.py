@@ -135,7 +135,7 @@ def test_a_model_that_goes_on_is_scored_up_to_where_it_should_have_stopped(monke
             model = Responding(lambda doc, _, case=case, stop=stop: case.right(doc)[0] + stop + case.wrong(doc)[0])
             result = evaluate(model, {"tasks": {name: task}}, limit=2, bootstrap_iters=0)["results"][name]
             assert result[f"{case.metric},none"] == case.oracle, (name, stop)
-    assert len(asked) == 7  # two stops of MathVista among them
+    assert len(asked) == 8  # two stops of MathVista and two of MATH among them
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def process(doc: dict, results: list) -> dict[str, float]:
 
 def process_math(doc: dict, results: list) -> dict[str, float]:
     """Figures of one response; one that only goes on with the query, "The answer is", is its first line."""
-    return once(results, Judge(doc["answer"].strip(), lambda answer: stated(answer) or continued(answer)))
+    return once(results, Judge(doc["answer"].strip(), lambda answer: stated(answer, False) or continued(answer)))
 
 
 def _right(doc: dict) -> list[str]:

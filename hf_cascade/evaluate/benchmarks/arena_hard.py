@@ -6,7 +6,6 @@ own score. Its style control, a regression on length and Markdown over several m
 instructions say the same as its own in other words, and the texts stand between tags that they cannot close.
 """
 
-import json
 import os
 import re
 from pathlib import Path
@@ -14,9 +13,18 @@ from pathlib import Path
 import numpy as np
 from lm_eval.api.registry import register_filter
 
-from hf_cascade import assets
-from hf_cascade.evaluate.benchmarks import judged, resampled
-from hf_cascade.evaluate.benchmarks.data import VARIABLE, MissingData, described, need, pinned, rows_sha256, used
+from hf_cascade.evaluate.benchmarks import dataset_folder, judged, resampled
+from hf_cascade.evaluate.benchmarks.data import (
+    VARIABLE,
+    MissingData,
+    UnusableData,
+    described,
+    folder_of,
+    need,
+    pinned,
+    rows_sha256,
+    used,
+)
 from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.rewards.tagged import tagged
@@ -41,7 +49,8 @@ After your explanation, end with one of these labels, alone on the last line:
 [[B>>A]] - B is significantly better"""
 OWN = "First write your own answer to the prompt, before you look at theirs.\n"
 CREATIVE = "creative_writing"  # the category whose judge does not write its own answer first
-_LABELS = (re.compile(r"\[\[([AB<>=]{2,4})\]\]"), re.compile(r"\[([AB<>=]{2,4})\]"))
+_LABEL = r"[AB][ <>=≫≪]{0,4}[AB]"
+_LABELS = tuple(re.compile(form.format(rf" *({_LABEL}|[AB<>=]{{2,4}}) *"), re.I) for form in (r"\[\[{}\]\]", r"\[{}\]"))
 _SHARE_OF_A = {  # label -> (share of A's win, weight)
     **{"A>>B": (1.0, MUCH), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, MUCH)},
     **{"B<<A": (1.0, MUCH), "B<A": (1.0, 1), "B=A": (0.5, 1), "A<B": (0.0, 1), "A<<B": (0.0, MUCH)},
@@ -61,7 +70,8 @@ class Judge(judged.Judge):
 
     def verdict(self, text: str) -> str:
         """The last label; in single brackets too, where there is none in double ones, as the benchmark's own script."""
-        label = judged.last_label(text, *_LABELS)
+        label = judged.last_label(text, *_LABELS, alone=_LABEL).upper().replace(" ", "")
+        label = label.replace("≫", ">>").replace("≪", "<<")
         if label not in _SHARE_OF_A:
             raise judged.UnusableAnswer(f"[[{label}]] is no verdict")
         return label
@@ -102,6 +112,7 @@ def load(release: str, category: str, baseline: str, **metadata) -> dict:
     if not prompts:
         found = ", ".join(sorted({str(_prompt(row)["category"]) for row in questions}))
         raise MissingData(f"{REPO} {release}: no prompt of the category {category}; there are {found or 'none'}")
+    need(prompts, f"{REPO} question.jsonl", ("uid",), unique="uid")
     known = dict(map(_answer, answers))
     if lacking := [prompt["uid"] for prompt in prompts if prompt["uid"] not in known]:
         raise MissingData(
@@ -179,11 +190,9 @@ def _lines(name: str) -> list[dict]:
     """Rows of a file of the dataset's repository."""
     path, revision = _local(name) if os.environ.get(VARIABLE) else _hub(name)
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        rows = dataset_folder.json_rows(path)
     except ValueError as problem:
-        raise ValueError(f"{path}: no JSON Lines ({problem})") from problem
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: each line must be a JSON object")
+        raise UnusableData(f"{path}: no JSON Lines ({problem})") from problem
     split = name.removeprefix("data/").removesuffix(".jsonl")
     full = (described(REPO).get("splits") or {}).get(split)
     entry = {"revision": revision, "path": str(path), "rows": len(rows), "full_rows": full, "sha256": rows_sha256(rows)}
@@ -191,16 +200,16 @@ def _lines(name: str) -> list[dict]:
     return rows
 
 
-def _local(name: str) -> tuple[Path, None]:
-    """A file in the folder that `HFC_EVAL_DATA` names."""
-    given = os.environ[VARIABLE]
-    try:
-        path = assets.find(Path(given).expanduser()) / REPO / name
-    except FileNotFoundError as problem:
-        raise MissingData(f"{REPO}: {problem} ({VARIABLE}={given})") from problem
+def _local(name: str) -> tuple[Path, str | None]:
+    """A file in the folder that `HFC_EVAL_DATA` names, and its commit where it is known."""
+    folder = folder_of(REPO)
+    path = folder / name
     if not path.is_file():
-        raise MissingData(f"{VARIABLE}={given} has no file {path}: put it there, from the dataset {REPO}")
-    return path, None
+        raise MissingData(
+            f"{VARIABLE}={os.environ[VARIABLE]} has no file {path}: put it there, from the dataset {REPO}"
+        )
+    dataset_folder.check_fetched(path)
+    return path, dataset_folder.commit(folder, [path])
 
 
 def _hub(name: str) -> tuple[Path, str | None]:
@@ -226,10 +235,10 @@ def _prompt(row: dict) -> dict:
         try:
             row["prompt"] = row["turns"][0]["content"]
         except (LookupError, TypeError) as problem:
-            raise ValueError(f"{REPO} question.jsonl: {row['uid']} has no turns with content") from problem
+            raise UnusableData(f"{REPO} question.jsonl: {row['uid']} has no turns with content") from problem
     need([row], f"{REPO} question.jsonl", ("uid", "category", "prompt"))
     if not isinstance(row["prompt"], str) or not row["prompt"].strip():
-        raise ValueError(f"{REPO} question.jsonl: {row['uid']} has no prompt")
+        raise UnusableData(f"{REPO} question.jsonl: {row['uid']} has no prompt")
     return {name: row.get(name) for name in ("uid", "category", "subcategory", "prompt")}
 
 
@@ -242,7 +251,7 @@ def _answer(row: dict) -> tuple[str, str]:
         text = content["answer"] if isinstance(content, dict) else content
         return row["uid"], text + ""
     except (LookupError, TypeError) as problem:
-        raise ValueError(
+        raise UnusableData(
             f"{REPO}: a line of model_answer has no uid and messages with the assistant's answer (v2.0), nor "
             f"question_id and choices (v0.1): {str(row)[:200]}"
         ) from problem

@@ -31,6 +31,7 @@ NQ_SHOTS = (
     ("when was puerto rico added to the usa", "1950"),
 )
 QUOTES = "‘’´`"  # TriviaQA's scorer takes them for punctuation
+QUOTED = "“”„«» ."  # around an answer; neither benchmark's scorer knows them
 PREFIX = re.compile(
     r"[\s#*]*(?:(?:a|(?:(?:the|final|correct) ){0,3}answer)[\s*]*:|(?:(?:the|final|correct) ){1,3}answer is\b:?"
     r"|(?:final )?answer[\s*]*$)[\s*]*",
@@ -42,7 +43,7 @@ LONGEST = 10_000  # characters of an answer that are read; TriviaQA's longest al
 def triviaqa(repo: str, split: str, config: str, **metadata) -> dict:
     """Validation rows of TriviaQA with their prompts."""
     rows = read(repo, split, config)
-    need(rows, f"{repo} {config}", ("question", "answer"))
+    need(rows, f"{repo} {config}", ("question", "answer"), filled=("question", "answer"))
     need([rows[0]["answer"]], f"{repo} {config}, answer", ("value", "aliases"))
     return {"test": _prompted(rows, TRIVIAQA_SHOTS)}
 
@@ -50,7 +51,7 @@ def triviaqa(repo: str, split: str, config: str, **metadata) -> dict:
 def nq_open(repo: str, split: str, config: str | None = None, **metadata) -> dict:
     """Validation rows of NQ-Open with their prompts."""
     rows = read(repo, split, config)
-    need(rows, repo, ("question", "answer"))
+    need(rows, repo, ("question", "answer"), filled=("question", "answer"))
     return {"test": _prompted(rows, NQ_SHOTS)}
 
 
@@ -111,8 +112,10 @@ def _figures(aliases: list[str], results: list, form: Callable[[str], str]) -> d
 
 
 def _verdict(answer: str, known: set[str], form: Callable[[str], str]) -> Verdict:
-    given = form(first_line(answer))
-    return Verdict(float(given in known) if known else None, given or None)
+    line = first_line(answer)
+    given = form(line)
+    correct = given in known or form(line.strip(QUOTED)) in known
+    return Verdict(float(correct) if known else None, given or None)
 
 
 def _prompted(rows, shots: tuple):

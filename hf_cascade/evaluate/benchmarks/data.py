@@ -2,14 +2,14 @@
 
 `HFC_EVAL_DATA` names a folder that holds a folder for each dataset: `<HFC_EVAL_DATA>/<org>/<name>`, made by
 `hf download --repo-type dataset <org>/<name> --local-dir ...`, or by hand as `[<config>/]<split>.jsonl` (layouts:
-[`dataset_folder`]). Where it is set, nothing is asked of the Hub.
+[`dataset_folder`]); or the Hub's cache, `~/.cache/huggingface/hub`. Where it is set, nothing is asked of the Hub.
 """
 
 import hashlib
 import json
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from urllib.error import HTTPError
@@ -19,9 +19,9 @@ import yaml
 
 from hf_cascade import assets
 from hf_cascade.evaluate.benchmarks import dataset_folder
-from hf_cascade.evaluate.benchmarks.dataset_folder import MissingData
+from hf_cascade.evaluate.benchmarks.dataset_folder import MissingData, UnusableData
 
-__all__ = ["MissingData", "load", "need", "pinned", "read", "rows_sha256", "used"]
+__all__ = ["MissingData", "UnusableData", "load", "need", "pinned", "read", "rows_sha256", "used"]
 
 VARIABLE = "HFC_EVAL_DATA"
 DATASETS = "evals/datasets.yaml"
@@ -46,7 +46,7 @@ def read(repo: str, split: str, config: str | None = None):
 
     Raises:
         MissingData: the folder has no such rows, or the Hub does not give them.
-        ValueError: a file is there and cannot be read.
+        UnusableData: a file is there and cannot be read.
     """
     name = "/".join(filter(None, (repo, config, split)))
     entry = described(repo)
@@ -78,7 +78,7 @@ def load(repo: str, split: str, config: str | None = None, **metadata) -> dict:
     return {"test": read(repo, split, config)}
 
 
-def need(rows, repo: str, columns) -> None:
+def need(rows, repo: str, columns, filled=(), unique: str | None = None) -> None:
     """
     Check that rows have the columns a task reads.
 
@@ -86,16 +86,33 @@ def need(rows, repo: str, columns) -> None:
         rows (`Dataset` or `list[dict]`): of [`read`].
         repo (`str`): for the message; the dataset, with its config where it has several.
         columns (`Iterable[str]`): all that the task reads.
+        filled (`Iterable[str]`): those of them that have a value in every row.
+        unique (`str`, *optional*): the one by which rows are told apart.
 
     Raises:
-        ValueError: names the missing columns and those that are there.
+        UnusableData: names the missing columns and those that are there, the first row without a value, or two rows
+            that are one: a row that counts twice changes the figure.
     """
     here = list(getattr(rows, "column_names", None) or (rows[0] if len(rows) else ()))
     if missing := [column for column in columns if column not in here]:
-        raise ValueError(
+        raise UnusableData(
             f"{repo}: no column {', '.join(missing)}; the columns are {', '.join(here) or 'none'}. The rows must have "
             f"the schema of {repo} on the Hub"
         )
+    for column in filled:
+        table = getattr(rows, "data", None)
+        empty = table.column(column).is_null().to_pylist() if table else [row.get(column) is None for row in rows]
+        if any(empty):
+            raise UnusableData(
+                f"{repo}: row {empty.index(True)} has no {column} (the first row is 0): mend it, or leave it out"
+            )
+    if unique:
+        seen: dict = {}
+        for place, value in enumerate([row[unique] for row in rows] if isinstance(rows, list) else rows[unique]):
+            if seen.setdefault(value, place) != place:
+                raise UnusableData(
+                    f"{repo}: rows {seen[value]} and {place} have the same {unique}, {value!r}: leave one of them out"
+                )
 
 
 def described(repo: str) -> dict:
@@ -141,21 +158,44 @@ def _hash(value) -> str:
 
 def _local(repo: str, split: str, config: str | None, entry: dict):
     """(rows, commit or `None`, path) from the folder that `HFC_EVAL_DATA` names."""
-    given = Path(os.environ[VARIABLE]).expanduser()
+    folder = folder_of(repo)
     try:
-        folder = assets.find(given) / repo
-        files = dataset_folder.find(folder, split, config)
-    except FileNotFoundError as error:
-        raise MissingData(f"{repo}: {error} ({VARIABLE}={given})") from error
+        return _in_folder(folder, split, config, entry)
+    except MissingData as error:
+        raise MissingData(f"{repo}: {error}") from error
+
+
+def _in_folder(folder: Path, split: str, config: str | None, entry: dict):
+    """(rows, commit or `None`, path) from a dataset's folder."""
+    files = dataset_folder.find(folder, split, config)
     path = str(files[0]) if len(files) == 1 else os.path.commonpath(files)
     return dataset_folder.load(files, entry.get("reader")), dataset_folder.commit(folder, files), path
 
 
+def folder_of(repo: str) -> Path:
+    """
+    The folder of a dataset in the one that `HFC_EVAL_DATA` names.
+
+    Raises:
+        MissingData: it is not there.
+    """
+    given = os.environ[VARIABLE]
+    try:
+        folder = assets.find(Path(given).expanduser())
+    except FileNotFoundError as error:
+        raise MissingData(f"{VARIABLE}={given}: {error}") from error
+    try:
+        return dataset_folder.of_dataset(folder, repo, pinned(repo))
+    except MissingData as error:
+        raise MissingData(f"{repo}: {error}") from error
+
+
 def _hub(repo: str, split: str, config: str | None, entry: dict):
-    """(rows, commit, `None`) from the Hub, or from the cache of `datasets` where the Hub cannot be reached."""
+    """(rows, commit, `None`) from the Hub; where it cannot be reached, from the cache of `datasets` or of downloads."""
     from datasets import config as settings
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     revision = entry.get("revision")
     reached = not settings.HF_HUB_OFFLINE and _reaches_hub()
@@ -163,6 +203,9 @@ def _hub(repo: str, split: str, config: str | None, entry: dict):
         with _offline(settings, not reached):
             rows = load_dataset(repo, config, split=split, revision=revision, **(entry.get("reader") or {}))
     except (OSError, ValueError, DatasetsError) as error:
+        if not reached:
+            with suppress(MissingData):
+                return _in_folder(dataset_folder.of_dataset(Path(HF_HUB_CACHE), repo, revision), split, config, entry)
         why = f"{type(error).__name__}: {error}" if reached else "the Hub cannot be reached, and its cache has no copy"
         raise MissingData(
             f"{repo} ({config or 'default'}, {split}): {why}. Set {VARIABLE} to a folder with its rows, or log in to "

@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 from contextlib import contextmanager
+from itertools import islice
 
 import sympy
 
@@ -21,7 +22,8 @@ from hf_cascade.evaluate.benchmarks.expressions import Unreadable, read
 
 MEMORY_BYTES = 2**31  # address space of a worker; ours
 POINTS = 4  # places at which formulas must agree; ours
-ATTEMPTS = 12  # places that are tried; ours: a formula may have no value somewhere
+ATTEMPTS = 48  # places that are tried; ours: a formula may have no value, or no real one, somewhere
+PARTIAL = (sympy.log, sympy.asin, sympy.acos, sympy.acosh, sympy.atanh, sympy.acoth)
 DIGITS = 30
 TOLERANCE = 1e-12  # relative
 SIMPLIFY_SECONDS = 4.0  # of a process, then the formula stays as it is; ours (30 in the benchmark's own code)
@@ -52,13 +54,24 @@ def compare(right: str, given: str) -> dict:
 
 
 def same(one: sympy.Expr, other: sympy.Expr) -> bool:
-    """Whether two expressions have one value wherever both have one: at random places, all symbols being positive."""
+    """
+    Whether two expressions have one value wherever both have one: at random places, all symbols being positive.
+
+    Where there are such, places at which all roots and logarithms are real: elsewhere 1 / sqrt(a - b) and
+    sqrt(1 / (a - b)) differ in sign.
+    """
     if one == other:
         return True
-    draw, agreed = random.Random(0), 0
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
-    for _ in range(ATTEMPTS):
-        place = {symbol: sympy.Rational(draw.randint(300, 3000), 1009) for symbol in symbols}
+    draw = random.Random(0)
+    places = [
+        {symbol: sympy.Rational(draw.randint(300, 3000), 1009) for symbol in symbols}
+        for _ in range(ATTEMPTS if symbols else 1)
+    ]
+    partial = [part for side in (one, other) for part in side.atoms(sympy.Pow, sympy.Function) if _is_partial(part)]
+    real = [*islice((place for place in places if _is_real(partial, place)), POINTS)] if partial else []
+    agreed = 0
+    for place in real or places:
         left, right = (sympy.N(side, DIGITS, subs=place) for side in (one, other))
         if not all(value.is_number and value.is_finite for value in (left, right)):
             continue
@@ -67,7 +80,16 @@ def same(one: sympy.Expr, other: sympy.Expr) -> bool:
         agreed += 1
         if agreed == POINTS or not symbols:
             return True
-    return False
+    return bool(real) and agreed > 0
+
+
+def _is_real(parts: list[sympy.Expr], place: dict) -> bool:
+    return all(sympy.N(part, subs=place).is_real for part in parts)
+
+
+def _is_partial(part: sympy.Expr) -> bool:
+    """Whether a power or function may have no real value."""
+    return not part.exp.is_integer if part.is_Pow else isinstance(part, PARTIAL)
 
 
 def simpler(expression: sympy.Expr) -> sympy.Expr:

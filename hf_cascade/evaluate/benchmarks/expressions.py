@@ -49,7 +49,7 @@ MARKS = {
 }
 MARKS |= {r"\cdot": "*", r"\times": "*", r"\div": "/", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", "**": "^"}
 MARKS |= {r"\{": "(", r"\}": ")", r"\lbrace": "(", r"\rbrace": ")", r"\lbrack": "[", r"\rbrack": "]", "′": "'"}
-MARKS |= {r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\prime": "'"}
+MARKS |= {r"\%": "/100", "%": "/100", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\prime": "'"}
 WORDS = "|".join(sorted((name for name in [*FUNCTIONS, "sqrt"]), key=len, reverse=True))
 WORD = re.compile(
     rf"(?<![A-Za-z\\])(?:({WORDS})(?=\s*\()|(pi|{'|'.join(name for name in GREEK.split() if len(name) > 2)})"
@@ -63,6 +63,8 @@ UNIT = re.compile(
     r"(?:[\s~*/]|\\[,;: !]|\\cdot)*\\(?:text|mathrm|rm|mbox)\s*\{(?![^{}]*\b(?:or|and|not)\b)[^{}]{0,40}\}"
     r"(?:\s*\^\s*\{?-?\d{1,2}\}?)?[\s.]*$"
 )
+SPACE = re.compile(r"\\[,;:!> ]")
+CONDITION = re.compile(r"\\q?quad(?![A-Za-z])|\\text\s*\{[\s(,]*(?:for|where|when|with|if|at|as)\b")
 EQUALS = re.compile(r"=|\\approx|\\equiv|\\simeq|≈")
 TOKEN = re.compile(r"\s*(\\[A-Za-z]+|\\.|\d+(?:\.\d*)?|\.\d+|\S)")
 OPEN = {"(": ")", "[": "]", "{": "}"}
@@ -88,7 +90,7 @@ def read(text: str, greedy: bool = True) -> sympy.Expr:
         raise Unreadable(f"{len(text)} characters; up to {LONGEST} are read")
     if r"\\" not in text:
         text = ENVIRONMENT.sub("", text)
-    text = re.split(r"\\qquad|\\quad", text.strip())[0].replace(r"\,", " ")
+    text = SPACE.sub(" ", CONDITION.split(text.strip(), maxsplit=1)[0]).rstrip(" ,;")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     _no_list(text)
     text = EQUALS.split(text)[-1].strip().rstrip(".")

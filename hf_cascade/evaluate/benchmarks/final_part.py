@@ -6,6 +6,7 @@ rule here (ours). It looks for the answer's place alone; whether it is right is 
 
 import re
 
+from hf_cascade.evaluate.benchmarks.letters import ITEM
 from hf_cascade.evaluate.benchmarks.statements import is_unreal
 from hf_cascade.rewards.matching import NUMERALS, number_of, option_of
 from hf_cascade.rewards.maths import LONGEST, boxed
@@ -19,9 +20,11 @@ MARKER = re.compile(
 )
 ABBREVIATED = r"(?<!\b[A-Z]\.)(?<!\b[MDS][rst]\.)(?<!\bMrs\.)(?<!\bProf\.)(?<!\b[Ff]ig\.)(?<!\bNo\.)(?<!\bvs\.)"
 SENTENCE = re.compile(rf"(?<=[.!?。！？]){ABBREVIATED}[\"'”)*_]*\s+(?=[^\s\da-z])|\n+|(?<=[。！？])")
-INDICATORS = ("so ", "is ", "are ", "thus ", "therefore ", "final ", "result ", "=", "≈", "→", "\\approx")
+INDICATOR = re.compile(r"\b(?:so|is|are|thus|therefore|final|result) |=|≈|→|\\approx", re.I)
 COURTESY = re.compile(
-    r"\b(?:hope th|let me know|feel free|anything else|happy to help|any (?:other |more )?questions)", re.I
+    r"\b(?:hope (?:th|it is)|let me know|feel free|anything else|happy to help"
+    r"|(?:any|have) (?:other |more |further )?questions)",
+    re.I,
 )
 UNSURE = re.compile(
     r"\b(?:cannot|can't|can not|couldn't|could not|unable to) (?:\w+ )?(?:determine|tell|say|know|decide|answer)\b"
@@ -33,17 +36,19 @@ NOTE = re.compile(  # at the end
     re.I | re.DOTALL,
 )
 YES_NO = ("yes", "no", "true", "false")  # words that sentences have without answering
+ANSWERING = re.compile(rf"^({'|'.join(YES_NO)})[,.;:]|[,;:] (?:so )?({'|'.join(YES_NO)})$")  # there they do answer
 NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?!\d)(?!,\d)")
 BEFORE = " \t$€£¥₹≈~("  # what may stand before a number that an answer begins with
 NEXT = re.compile(r"[^\w\s]{0,2}\s*(?:(?:or|to|and|oder|bis|ou|y|e)\b|[,;/–~-])\s*[^\w\s]{0,2}-?\.?\d", re.I)
 BETWEEN = re.compile(r"\d\W{0,3}\s(?:or|to|oder|bis|and)\s\W{0,3}\d|\d\s?[–~]\s?\d|\bbetween\b", re.I)
+FROM_TO = re.compile(rf"\bfrom\s\W{{0,3}}{NUMBER.pattern}[^\d,;.]{{0,20}}\bto\s\W{{0,3}}{NUMBER.pattern}")  # a change
 DENIED = re.compile(r"(?:\b(?:not|no|never|nor|neither)|n't)\s[^\w]*$", re.I)  # before a number
 BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 ASIDE = re.compile(
     r"\W*(?:in|on|at|from|after|before|by|since|with|during|for|using|if)\b", re.I
 )  # "In 2010 there are 5"
 ALTERNATIVES = re.compile(r"\b(?:or|either|neither|oder|ou)\b")
-DENIAL = r"(?:\b(?:not|no|nor|neither|never|cannot be)|n't)\s+(?:an?\s+|the\s+)?[^\w\s]{0,3}"
+DENIAL = r"(?:\b(?:not|no|nor|neither|never|cannot be|than|instead of)|n't)\s+(?:an?\s+|the\s+)?[^\w\s]{0,3}"
 NEAR = 4  # words before the number that an answer names first; ours
 ROUND = ' \t\r\n*_`#>"“”'  # marks around an answer
 
@@ -68,9 +73,30 @@ def final_part(answer: str) -> str:
     first = _bare(answer.strip().partition("\n")[0])
     if number_of(first) is not None:
         return first
-    sentences = [sentence.strip() for sentence in SENTENCE.split(NOTE.sub("", answer))]
+    return _shortest_tail(last_sentence(answer))
+
+
+def last_sentence(answer: str) -> str:
+    """
+    The last sentence that is no courtesy, no note, and no question after another.
+
+    Returns:
+        `str`: "" where there is none, or it says that it does not know.
+    """
+    sentences = [sentence.strip() for sentence in SENTENCE.split(NOTE.sub("", answer[-TAIL:]))]
     sentences = [sentence for sentence in sentences if sentence.strip(ROUND) and not COURTESY.search(sentence)]
-    return _shortest_tail(_bare(sentences[-1])) if sentences and not UNSURE.search(sentences[-1]) else ""
+    while len(sentences) > 1 and sentences[-1].rstrip(ROUND).endswith("?"):
+        sentences.pop()
+    return _bare(sentences[-1]) if sentences and not UNSURE.search(sentences[-1]) else ""
+
+
+def option_in(answer: str, options: list[str]) -> int | None:
+    """The place of the one option that an answer names at its end by its text: where it states it, or in all of its
+    last sentence. `None` too where it ends in a list of them."""
+    if len([line for line in answer[-TAIL:].rstrip().split("\n")[-2:] if ITEM.match(line)]) == 2:
+        return None
+    places = (named_option(part, options) for part in (final_part(answer), last_sentence(answer)))
+    return next((place for place in places if place is not None), None)
 
 
 def named_option(stated: str, options: list[str]) -> int | None:
@@ -83,6 +109,9 @@ def named_option(stated: str, options: list[str]) -> int | None:
     """
     place = option_of(stated, options)
     if place is not None:
+        return place
+    said = ANSWERING.search(plain(stated))
+    if said and (place := option_of(said[1] or said[2], options)) is not None:
         return place
     named = [
         option for option in options if len(option) > 1 and option.casefold() not in YES_NO and says(stated, option)
@@ -115,6 +144,8 @@ def number_in(stated: str) -> str:
         return "" if several else first[0]
     if not several and len(lead.split()) <= NEAR and not ASIDE.match(lead):
         return first[0]
+    if len(rest := FROM_TO.sub(" ", stated)) < len(stated) and NUMBER.search(rest):
+        return number_in(rest)
     if len({number[0] for number in numbers}) > 1 and BETWEEN.search(stated):
         return ""
     return numbers[-1][0]
@@ -145,9 +176,7 @@ def says(stated: str, words: str) -> bool:
 
 def _shortest_tail(sentence: str) -> str:
     """The shortest part after one of the indicators."""
-    lowered = sentence.lower()
-    ends = [lowered.rfind(word) + len(word) for word in INDICATORS if word in lowered]
-    tails = [_bare(sentence[end:]) for end in ends]
+    tails = [_bare(sentence[found.end() :]) for found in INDICATOR.finditer(sentence)]
     return min((tail for tail in tails if tail.strip(".,:;!?'")), key=len, default=sentence)
 
 

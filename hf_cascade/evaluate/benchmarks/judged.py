@@ -7,6 +7,7 @@ or why nothing was asked), `prompt_tokens`, `completion_tokens`, `cost`. A failu
 """
 
 import functools
+import html
 import logging
 import re
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings, NoJudge
 from hf_cascade.rewards.endpoint import ChatEndpoint, RequestBudgetError, UnusableAnswer, choices_of
 
 UNFINISHED, EMPTY = "the thinking of the response is not finished", "the response has no answer"
+WORDS = "my|the|final|overall|verdict|label|rating|score|is|choice|conclusion"  # beside a verdict without brackets
+NUMBER = r"\d{1,2}(?:\.\d{1,3})?"
 SHOWN_CHARACTERS = 500  # of an answer without a verdict, its end; ours
 _MILLION = 1e6
 _logger = logging.getLogger(__name__)
@@ -214,24 +217,34 @@ def total(values: list[float]) -> float:
     return float(sum(values))
 
 
-def last_label(text: str, *patterns: re.Pattern) -> str:
+def last_label(text: str, *patterns: re.Pattern, alone: str) -> str:
     """
     The label in the last line that has one.
 
     Args:
         text (`str`): a judge's answer without thinking.
         *patterns (`re.Pattern`): each with one group, the label; a later one is tried where an earlier finds nothing.
+        alone (`str`): a pattern without groups; such a label counts without brackets too, as a value in JSON, or where
+            it is all that the last line says, but for words such as "my final verdict is".
 
     Raises:
         UnusableAnswer: no label, or several different ones in that line.
     """
-    for pattern in patterns:
+    text = html.unescape(text).replace("\\[", "[").replace("\\]", "]")
+    named = re.compile(rf'"(?:{WORDS})"\s*:\s*"?({alone})"?\s*(?:[,}}]|$)', re.I)  # in JSON
+    for pattern in (*patterns, named):
         for line in reversed(text.splitlines()):
             labels = set(pattern.findall(line))
             if len(labels) > 1:
                 raise UnusableAnswer(f"several verdicts in the last line that has one ({', '.join(sorted(labels))})")
             if labels:
                 return labels.pop()
+    last = text.rstrip(" \n`}").rpartition("\n")[2]  # of a fenced JSON object too
+    whole = last.count("[") == last.count("]")
+    if whole and (
+        found := re.fullmatch(rf"\W*(?:\b(?:{WORDS})\b\W*)*({alone})\W*(?:out\W+of\W+10\W*|(?<=/)10\W*)?", last, re.I)
+    ):
+        return found[1]
     raise UnusableAnswer("an answer without a verdict")
 
 

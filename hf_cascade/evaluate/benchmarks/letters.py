@@ -34,7 +34,9 @@ PLAIN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full width
 PLAIN |= {first + place: letter for first in ALPHABETS for place, letter in enumerate(LETTERS)}
 PLAIN |= dict.fromkeys(map(ord, "\u00a0\u2009\u202f\u3000\t"), " ") | dict.fromkeys(map(ord, "−–‐‑"), "-")
 PLAIN |= dict.fromkeys(map(ord, "‘’′"), "'") | dict.fromkeys(map(ord, "“”″„«»「」『』"), '"')
-PLAIN |= {ord(mark): plain for mark, plain in zip("。、【】⇒➡—", [".", ",", "[", "]", "→", "→", " - "], strict=True)}
+PLAIN |= {
+    ord(mark): plain for mark, plain in zip("。、【】⇒➡∴—", [".", ",", "[", "]", "→", "→", "→", " - "], strict=True)
+}
 REMOVED = [*range(0x200B, 0x2010), *range(0x202A, 0x202F), 0x2060, 0xFEFF, 0xFE0F, ord(BEGIN), ord(END)]
 PLAIN |= dict.fromkeys([*map(ord, "*`$\r"), *REMOVED])
 UNBRACED = re.compile(r"\\boxed\s{1,4}([A-Za-z])(?![A-Za-z])")
@@ -46,7 +48,7 @@ MARKUP = re.compile(
 STOP = rf"(?![^\W{EAST}]|'\w|[+#^=]|-\w)"  # after a letter: no word goes on, as in C-terminal or C++
 WORD = r"(?:the|la|el|le|lo|il|die|der|das|option|choice|answer|letter|opción|opcion|opção|opzione|lettre|letra|lettera"
 WORD += r"|alternativa|antwort|buchstabe|therefore|thus|hence|then|clearly|definitely|likely|probably|most|indeed"
-WORD += r"|simply|just|actually|either|both|donc|quindi|portanto|logo|also|only|correct|probably"
+WORD += r"|simply|just|actually|either|both|donc|quindi|portanto|logo|also|only|correct|certainly|surely|for sure"
 WORD += r"|i think|i believe|i'd say|it's|it is)"
 LEAD = re.compile(
     rf"(?:\s|[:→✅✔☑👉•-](?=\s)|{WORD}\b[\s:,]{{0,3}}|{BEGIN}(?={WORD}\b)|l'|选项|選項|選択肢|선택지"
@@ -54,14 +56,18 @@ LEAD = re.compile(
     re.I,
 )
 NOUN = rf"(?:{ANSWER}|choice|option|solution|conclusion|verdict|final|guess|lösung|solución|soluzione|solução"
-NOUN += r"|alternativa|opción|opção|opzione|gabarito|response|statement|alternative)"
+NOUN += r"|alternativa|opción|opção|opzione|gabarito|response|statement|alternative|result|letter|match)"
 DENIAL = r"(?:isn't|is not|can't be|cannot be|can not be|ist nicht|n'est pas|no es|non è|não é)"
 LABEL = re.compile(
     rf"{START}{NOUN}{KIND}(?:\s(?:to|for|of|here|in|among|from)\b[^.:?!\n]{{0,60}}?)?[\"')\]]{{0,2}}"
     r"(?:,\s(?:therefore|then|thus|hence),)?\s{0,2}"
     rf"(?:[:=→]|-(?=\s)|\b(?P<denied>{DENIAL})\b|\b{VERB}\b(?:\s?:)?)"
+    r"|\b(?:correct|most likely|most appropriate|closest)\s(?:\w+\s){1,2}"
+    r"(?:(?:that|to|for|of|in|among|from|with)\b(?:[^.:?!\n]|\.(?=\d)){0,80}?\s)?(?:is|are|would be)\b(?:\s?:)?"
     rf"|^[# >]{{0,6}}(?:(?:the|my|final|correct)\s){{0,2}}{NOUN}\s?\n|<answer>|{EAST_ANSWER}(?:{EAST_IS})?"
-    rf"|[故应應]?[选選][择擇]?(?![项項])\s?:?|\b(?:choose|pick|select|going with|go with|opt for)\b|{BEGIN}",
+    r"|[故应應]?[选選][择擇]?(?![项項])\s?:?"
+    rf"|\b(?:choose|pick|select|going with|go with|opt for|richtig ist|ist die Antwort)\b"
+    rf"|\bI(?:'d| would) (?:answer|say)\b|\b(?:sure|confident|certain) (?:that )?it(?:'s| is)\b|{START}ans\.|{BEGIN}",
     re.I | re.M,
 )
 CLOSE = rf"[)\]}}>\"'{END}]"
@@ -75,8 +81,9 @@ REFUSED = re.compile(
     re.I,
 )
 GOES_ON = re.compile(  # after a letter without brackets, in capitals
-    rf"\s?[,;:)\n{END}]|\.(?=\s|$|\")|\s-\s|\s?\(|\s?[{EAST}]|\s(?:because|since|as|is|which|due|given|based|for|by|from|rather|instead"
-    r"|weil|denn|da|car|parce|puisque|porque|pues|perché|poiché|pois|and|or|und|oder|et|ou|y|e)\b|\s?[/&|]",
+    rf"\s?[,;:)\n{END}]|\.(?=[\s\"{EAST}]|$)|\s-\s|\s?\(|\s?[{EAST}]|\s(?:because|since|as|is|which|due|given|based|for|by|from|rather|instead"
+    r"|weil|denn|da|car|parce|puisque|porque|pues|perché|poiché|pois|and|or|und|oder|et|ou|y|e|not|non|nicht|no|não|here)\b"
+    r"|\s?[/&|]",
 )
 JOIN = r"(?:\b(?:and/or|or|and|nor|vs|ou|oder|o|y|e|et|und)\b|[/&|+]|或|和|及|または|또는)\s{0,2}"
 AND = re.compile(
@@ -106,23 +113,35 @@ SMALL_TALK = re.compile(
 CORRECT = re.compile(
     r"(?:^|[.,;:!?(]|\b(?:option|choice|statement|answer|only|so|thus|hence|therefore|that|think|believe|then|means"
     r"|conclude|but|antwort|réponse|opción|respuesta|opzione|risposta|resposta|opção|alternativa|letra)\b|选项|選項|選択肢)\s{0,3}"
-    r"[(\[\"']{0,2}(?P<letter>(?-i:[A-Z]))[)\]\"']{0,2}(?:\s(?:is|ist|est|es|è|é|seems|must be|would be|remains)\s"
-    r"(?:(?:the|clearly|definitely|most|likely|probably|therefore|thus|la|le|die|der|only)\s){0,3}"
+    r"[(\[\"']{0,2}(?P<letter>(?-i:[A-Z]))[)\]\"']{0,2}(?:\s(?:is|ist|est|es|è|é|(?:seems|appears)(?: to be)?|must be"
+    r"|would be|remains)\s"
+    r"(?:(?:the|my|clearly|definitely|most|likely|probably|therefore|thus|la|le|die|der|only)\s){0,3}"
     r"(?:correct|right|best|answer|most appropriate|richtig|korrekt|correct[ae]|corretta|correta|exacte?)\b"
     r"(?!\s(?:about|that|in|for|if|only|but|except|as far)\b)|\s?(?:是正确|正确|が正しい|が正解|가 정답|이 정답))",
     re.I | re.M,
 )
-LONELY = re.compile(rf"[\s#>-]{{0,9}}(?:(?:{NOUN}|letra|lettre)\s)?{NAMED.pattern}[\s.!]{{0,9}}", re.I)
-ITEM = re.compile(r"^[\s#>-]{0,9}(?:(?:option|choice)\s)?[(\[\"']?([A-Z])(?:[)\].:]|\s*$)", re.M)
-REASON = re.compile(
-    r"(?:\)?[,;:.]?\s(?:-\s)?|\s?\()(?:because|since|as|given|due|the|this|it|in|weil|denn|car|parce|porque|pois)\b"
-    r"|,\s?因为",
+ONLY = re.compile(
+    r"\bonly\s(?:(?:option|choice|statement|answer)\s)?[(\[]?(?P<letter>(?-i:[A-Z]))[)\]]?\s"
+    r"(?:fits|satisfies|works|matches|meets|agrees|remains|survives)\b",
     re.I,
 )
-SO = r"(?:therefore|thus|hence|so|it is|it's|it must be|donc|also|daher|por (?:lo )?tanto|quindi|portanto"
-SO += r"|by elimination|that leaves|which leaves|leaving"
+LONELY = re.compile(rf"[\s#>-]{{0,9}}(?:(?:{NOUN}|letra|lettre)\s)?{NAMED.pattern}[\s.!]{{0,9}}", re.I)
+ITEM = re.compile(r"^[\s#>-]{0,9}(?:(?i:option|choice)\s)?[(\[\"']?([A-Z])(?:[)\].:]|\s*$)", re.M)
+REASON = re.compile(
+    r"(?:\)?[,;:.]?\s(?:-\s)?|\s?\()(?:because|since|as|given|due|the|this|it|in|not|weil|denn|car|parce|porque|pois)\b"
+    r"|,\s?因为|[,.]?\s?不是",
+    re.I,
+)
+SO = r"(?:therefore|thus|hence|so|it is|it's|it (?:must|should) be|i guess|donc|also|daher|quindi"
+SO += r"|por (?:lo )?tanto|portanto|by (?:process of )?elimination|(?:this|that|which) leaves|leaving"
+SO += r"|we are left with|i\.e\.|=>"
 SO += r"|(?:this|that|which|it) (?:corresponds to|matches|agrees with|points to)|因此|所以|よって|따라서|→)"
 CONCLUSION = re.compile(rf"\s{{0,9}}(?:{SO}[,:]?\s?){{1,2}}", re.I)
+LATER = re.compile(  # in a sentence
+    rf"(?<=[,;])\s{{0,9}}(?:{SO}[,:]?\s?){{1,2}}|(?<!\bnot )(?<!n't )\b(?:corresponds? to|match(?:es)?|agrees? with"
+    r"|points? to|(?:which|this|that) is)\s(?=(?:option|choice)\b)|\((?=(?:option|choice)\s(?-i:[A-Z])\))",
+    re.I,
+)
 
 
 class Reading(NamedTuple):
@@ -270,6 +289,7 @@ def _named(said: str, start: int, options: list[str]) -> Reading | None:
 def _is_letter(found: re.Match, rest: str, options: list[str]) -> bool:
     """Whether a letter at the beginning is an option's, no article, initial, variable or part of a name."""
     opened, closed = found["open"].strip(), found["close"].strip()
+    closed = closed if "<" in opened else closed.replace(">", "")  # A > B
     if (opened and closed) or not re.search(r"[\w?+=^/&|<>#-]", rest):
         return True
     if found["letter"].islower():
@@ -320,17 +340,20 @@ def _by_text(said: str, options: list[str]) -> str | None:
 
 def _correct(text: str, options: list[str]) -> str | None:
     """The one option that is said to be correct, or that the last line concludes with."""
-    found = {match["letter"] for match in CORRECT.finditer(text)}
+    found = {match["letter"] for pattern in (CORRECT, ONLY) for match in pattern.finditer(text)}
     if found:
         letter = found.pop()
         return letter if not found and letter in LETTERS[: len(options)] else ""
-    last = re.split(r"(?<=[.!?]) ", text.rstrip().rpartition("\n")[2])[-1]
+    last = re.split(r"(?<=[.!?])(?<!\bi\.e\.)(?<!\be\.g\.) ", text.rstrip().rpartition("\n")[2])[-1]
     so = CONCLUSION.match(last)
-    if so is None:  # "2 + 2 = 4, thus (B)."
-        later = [found for found in CONCLUSION.finditer(last) if last[: found.start()].rstrip()[-1:] in (",", ";")]
-        so = next((found for found in later if LONELY.fullmatch(last, found.end())), None)
-    reading = so and _named(last[so.end() :], 0, options)
-    return reading.letter if reading and not reading.denied else None
+    if so and (reading := _named(last[so.end() :], 0, options)) and not reading.denied:
+        return reading.letter
+    for so in reversed([*LATER.finditer(last)]):  # "2 + 2 = 4, thus (B)."
+        reading = _named(last[so.end() :], 0, options)
+        if reading and reading.letter and not reading.denied:
+            rest = _bare(last[so.end() + reading.end :].lstrip(" .:)-"))
+            return reading.letter if rest in ("", options[LETTERS.index(reading.letter)]) else None
+    return None
 
 
 def _last_line(text: str) -> tuple[int, int] | None:

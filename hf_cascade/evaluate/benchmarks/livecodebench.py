@@ -9,24 +9,16 @@ runner wraps into a function of its own process; methods are called from another
 
 import base64
 import functools
-import io
 import json
-import pickle
+import pickletools
 import zlib
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from lm_eval.api.registry import register_filter
 
-from hf_cascade.evaluate.benchmarks.data import read
-from hf_cascade.evaluate.benchmarks.programs import (
-    ProgramJudge,
-    RunPrograms,
-    Trial,
-    fenced,
-    in_python,
-    require_columns,
-)
+from hf_cascade.evaluate.benchmarks.data import UnusableData, need, read
+from hf_cascade.evaluate.benchmarks.programs import ProgramJudge, RunPrograms, Trial, fenced, in_python
 from hf_cascade.evaluate.benchmarks.sampled import several
 from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.rewards.sandbox import Bubblewrap, Job, Limits
@@ -36,6 +28,8 @@ SECONDS = 6  # of a test: run_test(timeout=6)
 START_SECONDS = 2.0  # of the interpreter and its imports, which the official runner does not count; ours
 MEMORY_BYTES = 4_000_000_000  # "max memory is set to 4GB", testing_util.py
 ALL_SECONDS = 600.0  # of a method's tests together; ours: each has SECONDS
+AROUND = ("PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT", "STOP")  # opcodes of a pickle of one text
+TEXTS = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8")
 LARGEST = 1_000_000_000  # bytes of a row's tests; ours: the set's largest are below 100 MB
 
 # Modules whose names a program finds, and those it finds by themselves, in testing_util.py's order: later ones win.
@@ -99,14 +93,14 @@ def load(
 
     Raises:
         SandboxUnavailable: this machine cannot run programs safely; nothing is run, and nothing is scored.
-        MissingData: the rows or a column of theirs are not there.
-        ValueError: no problem is in the window, or its tests cannot be read.
+        MissingData: the rows are not there.
+        ValueError: a column or a value is missing, no problem is in the window, or its tests cannot be read.
     """
     if python is not None:
         JUDGE.use(Bubblewrap(python))
     JUDGE.backend.check()
     rows = read(repo, split, config)
-    require_columns(repo, rows, COLUMNS)
+    need(rows, repo, COLUMNS, filled=set(COLUMNS) - {"starter_code"})
     dates = [_day(date) for date in rows["contest_date"]]
     kept = [at for at, day in enumerate(dates) if (after or "") <= day and (before is None or day < before)]
     if not kept:
@@ -118,8 +112,8 @@ def load(
     for at, row in enumerate(rows):  # now, not after hours of generation
         try:
             tests_of(row["public_test_cases"], row["private_test_cases"], row["metadata"])
-        except (ValueError, TypeError, AttributeError, zlib.error, pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"{repo}, {config}: tests of row {row.get('question_id', at)}: {error}") from error
+        except (ValueError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+            raise UnusableData(f"{repo}, {config}: tests of row {row.get('question_id', at)}: {error}") from error
     return {"test": rows}
 
 
@@ -172,28 +166,24 @@ def tests_of(public: str, private: str, metadata: str) -> tuple[list[dict], str 
 
 
 def unpacked(private: str) -> list[dict]:
-    """Private tests: JSON, or base64 of zlib of a pickled text of JSON, of which nothing but text or bytes is read."""
+    """
+    Private tests: JSON, or base64 of zlib of a pickled text of JSON.
+
+    The pickle is read as a list of its opcodes, and is never run.
+
+    Raises:
+        ValueError: it holds more than one text, it is torn, or too large.
+    """
     if private.lstrip()[:1] in ("[", "{"):
         return json.loads(private)
     stream = zlib.decompressobj()
     data = stream.decompress(base64.b64decode(private, validate=True), LARGEST)
     if stream.unconsumed_tail:
         raise ValueError(f"private_test_cases unpack to more than {LARGEST} bytes")
-    text = _TextUnpickler(io.BytesIO(data)).load()
-    if not isinstance(text, (str, bytes)):
-        raise ValueError(f"private_test_cases hold a pickled {type(text).__name__}: give a text of JSON")
-    return json.loads(text)
-
-
-class _TextUnpickler(pickle.Unpickler):
-    """Finds no class and no function, so that a pickle cannot run anything."""
-
-    def find_class(self, module, name):
-        """
-        Raises:
-            UnpicklingError: always: a text needs no class.
-        """
-        raise pickle.UnpicklingError(f"private_test_cases name {module}.{name}: they must be a text of JSON")
+    codes = [(code.name, argument) for code, argument, _ in pickletools.genops(data) if code.name not in AROUND]
+    if [name in TEXTS for name, _ in codes] != [True]:
+        raise ValueError(f"private_test_cases pickle {', '.join(name for name, _ in codes)[:80]}: give a text of JSON")
+    return json.loads(codes[0][1])
 
 
 def same_output(printed: str, expected: str) -> bool:

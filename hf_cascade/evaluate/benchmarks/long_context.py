@@ -22,6 +22,7 @@ ADJECTIVES = ("amber", "brisk", "calm", "dusty", "eager", "faint", "grand", "hol
 NOUNS = ("anchor", "bridge", "candle", "desert", "engine", "forest", "garden", "harbour", "island", "jacket", "kettle")
 NEEDLE = "The registered number of the {key} is {number}."
 HEAD = "Some registered numbers are hidden in the following text. Remember them.\n\n"
+GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # 1,234,567
 TAIL = "\n\nQuestion: What is the registered number of the {key}, as the text says?\nAnswer: The number is"
 
 
@@ -53,7 +54,7 @@ def score(doc: dict, results: list) -> dict:
     """lm-eval's `process_results`: right is the number asked for, and no other."""
 
     def verdict(answer: str) -> Verdict:
-        found = set(re.findall(r"(?<!\d)\d{7}(?!\d)", answer))
+        found = set(re.findall(r"(?<!\d)\d{7}(?!\d)", GROUPS.sub("", answer)))
         return Verdict(float(found == {doc["number"]}), found.pop() if len(found) == 1 else None)
 
     return once(results, verdict)
@@ -116,7 +117,8 @@ def _sentence_tokens(tokenizer: str | None) -> dict[str, int]:
 
 def _right(doc: dict) -> list[str]:
     number = doc["number"]
-    return [f" {number}.", number, f"**{number}**", f"It is {number}, as the text says.", f"\\boxed{{{number}}}"]
+    forms = [f" {number}.", number, f"**{number}**", f" {int(number):,}.", f"\\boxed{{{number}}}"]
+    return [*forms, f"It is {number}, as the text says."]
 
 
 def _wrong(doc: dict) -> list[str]:

@@ -1,20 +1,20 @@
 """Mathematics: MATH with two shots and in a chat, AIME 2024 and 2025, HMMT 2025 (paper section 6, Tables 2 to 5).
 
 A response's answer is its last `\\boxed{}`, a value said to be the answer after it, or without boxes what it says its
-answer is (`stated.py`). math-verify compares it, in a process (`rewards/maths.py`). A comparison that runs out of time,
-or that math-verify cannot make, is a wrong answer: to leave it out would count such rows only where they are right.
+answer is (`stated.py`). math-verify compares it, in a notation that it reads (`notations.py`) and in a process
+(`rewards/maths.py`). A comparison that runs out of time, or that math-verify cannot make, is a wrong answer: to leave
+it out would count such rows only where they are right.
 """
 
-import re
 from collections.abc import Callable
 from functools import lru_cache
 
 from hf_cascade.evaluate.benchmarks import data
+from hf_cascade.evaluate.benchmarks.notations import INTEGER, based, in_tuples, notation, readable
 from hf_cascade.evaluate.benchmarks.sampled import Verdict, once, several
 from hf_cascade.evaluate.benchmarks.stated import SHORT, gold_of, stated
 from hf_cascade.evaluate.conformance.case import Case
-from hf_cascade.rewards.matching import NUMERALS
-from hf_cascade.rewards.maths import DEEPEST, LONGEST, SPACES, MathsReward, boxed, depth
+from hf_cascade.rewards.maths import DEEPEST, LONGEST, MathsReward, boxed, depth
 
 # EleutherAI's copy is on the Hub; hendrycks/competition_math is not, and MATH-500 is a part of it.
 MATH = "EleutherAI/hendrycks_math"
@@ -42,8 +42,6 @@ SHOTS = (
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 REWARD = MathsReward(seconds=10)  # twice the reward's limit: a wrong figure is worse than a slow one; ours
-BASED = re.compile(r"([\dA-Z]{1,60})_\{?(?:\\(?:text|mathrm)\{)?(\d{1,2}|[a-z]{3,6})\}{0,2}")
-INTEGER = re.compile(r"([-+]?)0*(\d{1,40})(?:\.0*)?")
 
 
 def load_math(repo: str = MATH, split: str = "test", **metadata) -> dict:
@@ -153,11 +151,16 @@ def compare(right: str, given: str) -> tuple[bool, bool]:
     numbers = INTEGER.fullmatch(right.strip()), INTEGER.fullmatch(given.strip())
     if all(numbers) or notation(right) == notation(given):
         return notation(right) == notation(given), False
-    if (digits := _based(right)) is not None:  # to math-verify 2220_5 is 2220_6
-        parts = [_based(part) or (notation(part), None) for part in given.split("=")]
+    if (digits := based(right)) is not None:  # to math-verify 2220_5 is 2220_6
+        parts = [based(part) or (notation(part), None) for part in given.split("=")]
         return any(number == digits[0] and base in (None, digits[1]) for number, base in parts), False
+    if len(given) > max(LONGEST, 2 * len(right)) or depth(given) > max(DEEPEST, depth(right)):
+        return False, False
+    right, given = readable(right), readable(given)
+    if ("matrix" in right) != ("matrix" in given):  # a vector as a column, and as a tuple
+        right, given = in_tuples(right), in_tuples(given)
     box = f"\\boxed{{{given}}}"
-    if boxed(box) != given or len(given) > max(LONGEST, 2 * len(right)) or depth(given) > max(DEEPEST, depth(right)):
+    if boxed(box) != given:
         return False, False
     for _ in range(2):  # a worker that was ended from outside gets a second chance
         shares = {}
@@ -166,22 +169,6 @@ def compare(right: str, given: str) -> tuple[bool, bool]:
         if equal is not None or late:
             break
     return bool(equal), late
-
-
-def _based(answer: str) -> tuple[str, str] | None:
-    r"""Digits and base of `2220_5` or `2220_{\text{five}}`; `None`: it is no number with a base."""
-    found = BASED.fullmatch(notation(answer))
-    return found and (found[1], NUMERALS.get(found[2].casefold(), found[2]))
-
-
-def notation(answer: str) -> str:
-    """An answer in plainer notation: integers without leading zeros, LaTeX without spaces and sizes."""
-    answer = answer.strip().strip("$").strip()
-    if whole := INTEGER.fullmatch(
-        answer.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+", answer) else answer
-    ):
-        return whole[1].replace("+", "") * (whole[2] != "0") + whole[2]
-    return SPACES.sub("", re.sub(r"\\(?:left|right|displaystyle)(?![A-Za-z])", "", answer)).replace("dfrac", "frac")
 
 
 def _right(doc: dict) -> list[str]:

@@ -8,7 +8,8 @@ numbers, numbers rounded to the row's `precision`, lists item by item, options b
 
 import re
 
-from hf_cascade.evaluate.benchmarks.final_part import final_part, named_option, number_in
+from hf_cascade.evaluate.benchmarks.data import UnusableData
+from hf_cascade.evaluate.benchmarks.final_part import final_part, number_in, option_in
 from hf_cascade.evaluate.benchmarks.letters import LETTERS, letter_of
 from hf_cascade.evaluate.benchmarks.pictures import MARK, Documents, rows_of, unmarked
 from hf_cascade.evaluate.benchmarks.sampled import Verdict, once
@@ -18,6 +19,7 @@ from hf_cascade.rewards.visual import visual_reward
 
 IMAGE = "decoded_image"
 NEEDED = ("pid", "question", "answer", "question_type", "answer_type", "choices", "precision")
+FILLED = NEEDED[:5]
 CHOICE = "multi_choice"
 # The dataset's own hints, in its column `query` (github.com/lupantech/MathVista, README, "Task instruction").
 HINTS = {
@@ -52,11 +54,12 @@ def load(repo: str, split: str, config: str | None = None, **metadata) -> dict[s
         MissingData: no rows, or an image that is not beside them.
         ValueError: rows without a column that is read.
     """
-    rows = rows_of(repo, split, config, (IMAGE,), NEEDED)
+    rows = rows_of(repo, split, config, (IMAGE,), NEEDED, FILLED)
     if any(row[IMAGE] is None for row in rows):  # JSON lines with paths alone
-        rows = [{**row, IMAGE: row["image"]} for row in rows_of(repo, split, config, ("image",), (*NEEDED, "image"))]
+        by_path = rows_of(repo, split, config, ("image",), (*NEEDED, "image"), FILLED)
+        rows = [{**row, IMAGE: row["image"]} for row in by_path]
     if bare := [row["pid"] for row in rows if row[IMAGE] is None]:
-        raise ValueError(f"{repo}: no image in the rows {', '.join(map(str, bare[:5]))}: column {IMAGE}, or image")
+        raise UnusableData(f"{repo}: no image in the rows {', '.join(map(str, bare[:5]))}: column {IMAGE}, or image")
     return {"test": Documents({**row, "image": str(row.get("image"))} for row in rows)}
 
 
@@ -119,7 +122,7 @@ def judge(doc: dict, answer: str) -> Verdict:
 def _choice(options: list[str], gold: str, answer: str) -> Verdict:
     """An option by its letter or its text; right where it reads as the right one."""
     letter = letter_of(answer, options)
-    if letter is None and (place := named_option(final_part(answer), options)) is not None:
+    if letter is None and (place := option_in(answer, options)) is not None:
         letter = LETTERS[place]
     if gold not in [option.strip() for option in options]:
         return Verdict(None, letter)

@@ -11,15 +11,8 @@ import textwrap
 
 from lm_eval.api.registry import register_filter
 
-from hf_cascade.evaluate.benchmarks.data import MissingData, read
-from hf_cascade.evaluate.benchmarks.programs import (
-    ProgramJudge,
-    RunPrograms,
-    Trial,
-    fenced,
-    in_python,
-    require_columns,
-)
+from hf_cascade.evaluate.benchmarks.data import MissingData, UnusableData, need, read
+from hf_cascade.evaluate.benchmarks.programs import ProgramJudge, RunPrograms, Trial, fenced, in_python
 from hf_cascade.evaluate.benchmarks.sampled import once
 from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.rewards.programs import called_names, check_tests
@@ -29,7 +22,11 @@ PROMPT = (  # github.com/google-research/google-research, mbpp/README.md
     "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n"
     "{tests}\n[BEGIN]\n"
 )
+INTRO = PROMPT.partition("{")[0].strip()
 BEGIN, DONE = "[BEGIN]", "[DONE]"
+OPENING_TAG = re.compile(r"\A\s*(?:\[[A-Z]+\]|<\w+>|python)[ \t]*\n")
+CLOSING_TAG = re.compile(r"^(?:\[(?:/[A-Z]+|END)\]|</\w+>)[ \t]*$", re.MULTILINE)
+FENCED = re.compile(r"^[ \t]*(?:`{3}|~{3})", re.MULTILINE)
 SHOTS = (2, 3, 4)  # task_id; the same README
 COLUMNS = ("task_id", "text", "code", "test_list")
 # ours: paper silent. Of the set's solutions one takes seconds (task 123: 2.4 s on a CPU that has nothing else to do).
@@ -60,21 +57,21 @@ def load(
 
     Raises:
         SandboxUnavailable: this machine cannot run programs safely; nothing is run, and nothing is scored.
-        MissingData: the rows, the shots or a column of theirs are not there.
-        ValueError: tests of a row that are no Python, or call nothing.
+        MissingData: the rows or the shots are not there.
+        ValueError: a column or a value is missing; tests of a row that are no Python, or call nothing.
     """
     JUDGE.backend.check()
     rows = read(repo, split, config)
-    require_columns(repo, rows, COLUMNS)
+    need(rows, repo, COLUMNS, filled=COLUMNS, unique="task_id")
     for row in rows:  # now, not after hours of generation
         try:
             check_tests([test_of(row)], setup_of(row))
         except (SyntaxError, TypeError, ValueError) as error:
-            raise ValueError(f"{repo}: tests of task {row['task_id']}, {row['test_list']!r:.200}: {error}") from error
+            raise UnusableData(f"{repo}: tests of task {row['task_id']}, {row['test_list']!r:.200}: {error}") from error
     before = ""
     if num_fewshot:
         examples = read(repo, shots, config)
-        require_columns(repo, examples, COLUMNS)
+        need(examples, repo, COLUMNS, filled=COLUMNS)
         known = {row["task_id"]: row for row in examples}
         if num_fewshot > len(SHOTS) or not set(SHOTS[:num_fewshot]) <= set(known):
             raise MissingData(
@@ -142,8 +139,9 @@ def program_of(answer: str, names: list[str]) -> str | None:
     """
     The program in an answer.
 
-    Up to [DONE] and after [BEGIN]. Of fenced blocks the last that defines one of the `names`, else the last one;
-    without fences the whole text, or what is left of it without prose before and after.
+    Up to [DONE] and after [BEGIN]. Of fenced blocks the last that defines one of the `names`, with those before it that
+    it needs; where no block does, the text before them, or else the last one; without fences the text, or what is left
+    of it without tags and prose before and after.
 
     Args:
         answer (`str`): a response without thinking.
@@ -152,16 +150,38 @@ def program_of(answer: str, names: list[str]) -> str | None:
     Returns:
         `str` or `None`: `None` where there is neither a block nor a definition of any of the names.
     """
-    text = answer.replace("\r\n", "\n").partition(DONE)[0].rpartition(BEGIN)[2]
-    if blocks := fenced(text):
+    text = answer.replace("\r\n", "\n").partition(DONE)[0]
+    if _defines(own := text.partition(f"\n{INTRO}")[0], names):  # the next task follows, without [DONE]
+        text = own
+    text = text.rpartition(BEGIN)[2]
+    if blocks := [] if _parses(text) else fenced(text):  # a docstring may have fences
         open_too = [(word.removesuffix("?"), code) for word, code in blocks]  # generation may end at [DONE], unclosed
         codes = in_python(open_too)
-        return next((code for code in reversed(codes) if _defines(code, names)), codes[-1] if codes else None)
-    text = textwrap.dedent(text).strip("\n")
+        places = [place for place, code in enumerate(codes) if _defines(code, names)]
+        if places:
+            return _with_needed(codes[: places[-1] + 1])
+        if not _defines(text := FENCED.split(text, maxsplit=1)[0], names):
+            return codes[-1] if codes else None
+    text = _untagged(textwrap.dedent(text).strip("\n"))
     if not text.strip() or len(text) > LONGEST or _parses(text):
         return text if text.strip() else None
     code = _without_prose(text)
     return code if _defines(code, names) else None
+
+
+def _with_needed(codes: list[str]) -> str:
+    """The last block, behind those before it that define what it uses: helpers may stand in blocks of their own."""
+    *before, code = codes
+    for earlier in reversed(before):
+        needed = called_names(code) if _parses(code) and _parses(earlier) else []
+        if needed and _defines(earlier, needed):
+            code = f"{earlier}\n{code}"
+    return code
+
+
+def _untagged(text: str) -> str:
+    """Code from behind an opening tag to a closing one: `[PYTHON]`, `[/PYTHON]`, `[END]`, `<code>`."""
+    return CLOSING_TAG.split(OPENING_TAG.sub("", text, count=1), maxsplit=1)[0]
 
 
 def _without_prose(text: str) -> str:

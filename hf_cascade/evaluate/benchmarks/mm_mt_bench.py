@@ -5,6 +5,9 @@ own, the turns before it replayed with the reference answers; the judge sees the
 and the answer; the score is the mean over all turns. Table 4 is that mean x 10 (the same release's model cards: "scaled
 to between 0 and 100"), a share here: rating / 10. The judge's instructions say the same as its own in other words, and
 the texts stand between tags that they cannot close. Its own script reads the first rating of an answer, ours the last.
+
+As written, that script shows its judge neither the questions nor the image: it goes over the keys of a message, and
+leaves chunks with images out. Here the judge sees both, as its instructions presume; figures can differ by that.
 """
 
 import functools
@@ -16,7 +19,7 @@ from lm_eval.api.registry import register_filter
 from hf_cascade.evaluate.backends.pictures import MARK, data_uri
 from hf_cascade.evaluate.benchmarks import judged
 from hf_cascade.evaluate.benchmarks.conversations import text_of
-from hf_cascade.evaluate.benchmarks.data import need, read
+from hf_cascade.evaluate.benchmarks.data import UnusableData, need, read
 from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.rewards.tagged import tagged
@@ -66,7 +69,7 @@ class Judge(judged.Judge):
 
     def verdict(self, text: str) -> str:
         """The last rating."""
-        rating = judged.last_label(text, _RATING)
+        rating = judged.last_label(text, _RATING, alone=judged.NUMBER)
         if not LEAST <= float(rating) <= MOST:
             raise judged.UnusableAnswer(f"[[{rating}]] is not between 1 and 10")
         return rating
@@ -96,13 +99,13 @@ def load(repo: str, split: str, **metadata) -> dict:
 
     judged.need_judge()
     rows = read(repo, split)
-    need(rows, repo, COLUMNS)
+    need(rows, repo, COLUMNS, filled=COLUMNS[:-1])
     turns, where = [], []
     for place, text in enumerate(rows["conversation"]):
         try:
             messages = _messages(text)
         except (ValueError, TypeError, LookupError) as error:
-            raise ValueError(f"{repo}: conversation of row {place}: {error}") from error
+            raise UnusableData(f"{repo}: conversation of row {place}: {error}") from error
         for turn in range(0, len(messages), 2):
             reference = messages[turn + 1]["content"]
             turns.append({"turn": turn // 2, "messages": messages[: turn + 1], "reference": reference})

@@ -12,11 +12,12 @@ import os
 import re
 
 from hf_cascade.evaluate.benchmarks import data
-from hf_cascade.evaluate.benchmarks.final_part import final_part, named_option, number_in, plain, says
+from hf_cascade.evaluate.benchmarks.final_part import final_part, number_in, option_in, plain, says
 from hf_cascade.evaluate.benchmarks.letters import LETTERS, letter_of
 from hf_cascade.evaluate.benchmarks.pictures import Documents, inline, rows_of
 from hf_cascade.evaluate.benchmarks.sampled import Verdict, once
 from hf_cascade.evaluate.conformance.case import Case
+from hf_cascade.rewards.matching import TIMES_TEN
 from hf_cascade.rewards.maths import LONGEST
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def load(
     documents, wanted, missing, read = Documents(), subjects or SUBJECTS, {}, {}
     for subject in wanted:
         try:
-            rows = rows_of(repo, split, subject, IMAGES, NEEDED)
+            rows = rows_of(repo, split, subject, IMAGES, NEEDED, NEEDED)
         except data.MissingData as error:
             if not os.environ.get(data.VARIABLE):
                 raise
@@ -97,7 +98,7 @@ def subject_of(identifier: str) -> str | None:
 def _shots(repo: str, split: str, subject: str, count: int) -> dict[str, list[dict]]:
     """Rows to show, by subject."""
     shots: dict[str, list[dict]] = {}
-    for row in rows_of(repo, split, subject, IMAGES, NEEDED) if count else []:
+    for row in rows_of(repo, split, subject, IMAGES, NEEDED, NEEDED) if count else []:
         shots.setdefault(subject_of(row["id"]) or subject, []).append(row)
     return shots
 
@@ -172,7 +173,7 @@ def judge(doc: dict, answer: str) -> Verdict:
     if doc["question_type"] == CHOICE:
         options = options_of(doc)
         letter = letter_of(answer, options)
-        if letter is None and (place := named_option(final_part(answer), options)) is not None:
+        if letter is None and (place := option_in(answer, options)) is not None:
             letter = LETTERS[place]
         return Verdict(float(letter in golds) if known else None, letter)
     stated = final_part(answer)
@@ -192,12 +193,21 @@ def is_right(stated: str, golds: list[str]) -> bool:
     """
     stated = FRACTION.sub(r"\1/\2", stated)
     parts = re.fullmatch(r"(-?\d{1,9})/(\d{1,9})", plain(stated).strip("$ "))
-    given = as_number(str(int(parts[1]) / int(parts[2]))) if parts and int(parts[2]) else as_number(number_in(stated))
+    given = (
+        as_number(str(int(parts[1]) / int(parts[2])))
+        if parts and int(parts[2])
+        else as_number(number_in(_with_e(stated)))
+    )
     for gold in golds:
-        value = as_number(gold)
+        value = as_number(_with_e(gold))
         if value == given is not None or value is None and says(stated, gold):
             return True
     return False
+
+
+def _with_e(text: str) -> str:
+    """Numbers such as 5.5 x 10^2 as 5.5e2."""
+    return TIMES_TEN.sub(lambda power: f"e{power[1] or power[2]}", text)
 
 
 def as_number(text: str) -> float | None:

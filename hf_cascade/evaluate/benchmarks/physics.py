@@ -51,10 +51,11 @@ def load_phybench(repo: str = REPO, split: str = "train", **metadata) -> dict:
             raise
         rows = data.read(repo, ANSWERED)  # the files as they are on the Hub name no split
     data.need(rows, repo, ("content", "answer"))
+    names = rows["id" if "id" in rows.column_names else "content"]
     seen, kept = set(), []
-    for place, (content, answer) in enumerate(zip(rows["content"], rows["answer"], strict=True)):
-        if answer and answer.strip() and content not in seen:
-            seen.add(content)
+    for place, (name, answer) in enumerate(zip(names, rows["answer"], strict=True)):
+        if answer and answer.strip() and name not in seen:
+            seen.add(name)
             kept.append(place)
     if not kept:
         raise ValueError(f"{repo}: no row has an answer; {ANSWERED}.json holds the rows that have one")

@@ -58,7 +58,14 @@ class Documents(list):
         return dict.fromkeys(self[0]) if self else {}
 
 
-def rows_of(repo: str, split: str, config: str | None, columns: tuple[str, ...], needed: tuple[str, ...]) -> Documents:
+def rows_of(
+    repo: str,
+    split: str,
+    config: str | None,
+    columns: tuple[str, ...],
+    needed: tuple[str, ...],
+    filled: tuple[str, ...],
+) -> Documents:
     """
     One split, its images as [`Picture`]s.
 
@@ -66,7 +73,8 @@ def rows_of(repo: str, split: str, config: str | None, columns: tuple[str, ...],
         repo (`str`), split (`str`), config (`str`, *optional*): see [`data.read`].
         columns (`tuple[str, ...]`): those with images: the Hub's `Image` feature, structs of `bytes` and `path`, or
             text: a path beside the rows' file, base64, or a data URI. One that is missing holds no images.
-        needed (`tuple[str, ...]`): columns that must be there.
+        needed (`tuple[str, ...]`), filled (`tuple[str, ...]`): columns that must be there, the first of them
+            different in every row, and those of them that have a value in every row.
 
     Raises:
         MissingData, ValueError: no rows, no such column, or something in an image's place that is none.
@@ -74,7 +82,7 @@ def rows_of(repo: str, split: str, config: str | None, columns: tuple[str, ...],
     from datasets import Image as Stored
 
     rows = data.read(repo, split, config)
-    data.need(rows, f"{repo} ({config})" if config else repo, needed)
+    data.need(rows, f"{repo} ({config})" if config else repo, needed, filled, unique=needed[0])
     for column, feature in rows.features.items():
         if isinstance(feature, Stored):
             rows = rows.cast_column(column, Stored(decode=False))

@@ -7,7 +7,8 @@ programs run, as many at a time as there are CPUs, and `process_results` finds t
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -15,12 +16,13 @@ from lm_eval.api.filter import Filter
 from tqdm import tqdm
 
 from hf_cascade.evaluate.benchmarks.answers import answer_of, is_unfinished
-from hf_cascade.evaluate.benchmarks.data import MissingData
 from hf_cascade.evaluate.benchmarks.sampled import Verdict
 from hf_cascade.rewards.programs import LANGUAGES, ProgramReward
 from hf_cascade.rewards.sandbox import Backend, Limits
 
 logger = logging.getLogger(__name__)
+
+FENCE = re.compile(r"(`{3,}|~{3,})[^\w`~]*([\w+#]*)")  # and its language: ```python, ```{python}, ```python:main.py
 
 
 class Trial(NamedTuple):
@@ -120,17 +122,19 @@ def fenced(text: str) -> list[tuple[str, str]]:
     """
     blocks, fence, word, indent, lines = [], "", "", 0, []
     for line in text.replace("\r\n", "\n").split("\n"):  # not splitlines: a form feed belongs to the program
-        mark = line.strip()
-        ticks = mark[: len(mark) - len(mark.lstrip("`"))]
-        said = next(iter(mark[len(ticks) :].lower().split()), "")
-        if len(ticks) >= 3 and (not fence or said in LANGUAGES):  # a program begins although the last was not closed
+        mark, inner = line.strip(), line[min(indent, len(line) - len(line.lstrip())) :]
+        opening = FENCE.match(mark)
+        said = opening[2].lower() if opening else ""
+        if opening and (not fence or said in LANGUAGES):  # a program begins although the last was not closed
             blocks += [(word, "".join(lines))] * bool(fence)
-            fence, word, indent, lines = ticks, said, len(line) - len(line.lstrip()), []
-        elif fence and mark == ticks and len(ticks) >= len(fence):
+            fence, word, indent, lines = opening[1], said, len(line) - len(line.lstrip()), []
+        elif fence and len(mark) - len(body := mark.rstrip(fence[0])) >= len(fence) and fence[0] not in body:
+            if body:  # the fence stands behind the last line
+                lines.append(inner.rstrip().rstrip(fence[0]) + "\n")
             blocks.append((word, "".join(lines)))
             fence = ""
         else:
-            lines.append(line[min(indent, len(line) - len(line.lstrip())) :] + "\n")
+            lines.append(inner + "\n")
     return [*blocks, (word + "?", "".join(lines))] if fence else blocks
 
 
@@ -138,12 +142,3 @@ def in_python(blocks: list[tuple[str, str]]) -> list[str]:
     """The blocks said to be Python; where none is, those that say nothing."""
     said = [code for word, code in blocks if word in LANGUAGES]
     return said or [code for word, code in blocks if not word]
-
-
-def require_columns(repo: str, rows, columns: Collection[str]) -> None:
-    """Raise [`MissingData`] where rows lack a column."""
-    if lacking := sorted(set(columns) - set(rows.column_names)):
-        raise MissingData(
-            f"{repo}: no column {', '.join(lacking)} among {', '.join(rows.column_names)}: give rows in the schema of "
-            "the dataset on the Hub"
-        )

@@ -5,11 +5,14 @@ The last of both counts. It looks for the answer's place alone; whether it is ri
 
 import re
 
+from hf_cascade.evaluate.benchmarks.final_part import last_sentence
 from hf_cascade.evaluate.benchmarks.statements import ANSWER, EAST_ANSWER, EAST_IS, KIND, START, VERB, boxes, is_unreal
 from hf_cascade.rewards.maths import LONGEST, NUMBER
 
 BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*(?=\{)|\s*([^\s{}$\\]+))")
-BETWEEN = re.compile(r"[\s$]{0,8}(?:,|;|and|or|und|et)[\s$]{0,8}(?:and|or)?[\s$]{0,8}")
+GAP = r"(?:[\s$]|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])){0,12}"
+OTHER = r"(?:\\(?:text|mathrm|mbox)\{\s*)?(?:and|or|und|oder|et|ou|y|e|o|和|或|及|と|또는)\s*\}?"
+BETWEEN = re.compile(rf"{GAP}(?:[,;]{GAP}(?:{OTHER})?|{OTHER}){GAP}(?:[A-Za-z]\s?=\s?)?")  # boxes of one answer
 MARKS = r"[*_\"')\]]{0,4}"  # emphasis, brackets and quotation marks around a label
 LABEL = re.compile(
     rf"{START}{ANSWER}{KIND}{MARKS}(?:\s(?:to|for|here|in)\b[^.:?!\n$\\]{{0,60}}?)?\s{{0,3}}"
@@ -21,12 +24,14 @@ LABEL = re.compile(
 ENDS = re.compile(  # an answer without formula
     r"(?:[.?]|(?<![\d)}\\])!)(?=\s|$)|[。！？]|\*\*|</answer>|\"\s?[,}]|;"
     r"|,? (?:since|because|which|where|when|as|but|weil|denn|car|porque)\b"
-    r"|, (?:not|so|giving|and (?:we|this|that|it))\b|\s\((?=[A-Za-z])|です|입니다"
+    r"|, (?:not|so|giving)\b|,? and (?:we|this|that|it)\b|\s\((?=[A-Za-z])|です|입니다"
 )
 DELIMITERS = (("$$", r"\$\$"), ("$", r"(?<!\\)\$"), (r"\(", r"\\\)"), (r"\[", r"\\\]"))  # opening, regex of its end
+FIRST = r"(?:\$|\\\()?(?:\\left)?[(\[]?(?:[-+]?\d|\\d?frac)"  # a value's first marks
 LEAD = re.compile(
     r"(?:(?:therefore|thus|then|simply|just|exactly|indeed|clearly|hence|donc|also|daher|quindi|portanto"
-    r"|entonces)[ ,:]+)?[*_ ]*",
+    r"|entonces)[ ,:]+)?"
+    rf"(?:the\s(?:ordered\s)?(?:point|pair|triple|vector|interval|set|value|number)\s(?={FIRST}))?[*_ ]*",
     re.I,
 )
 LIST = re.compile(r"\s*(?:,|;|\band\b|\bor\b)\s*(?:and\b\s*|or\b\s*)?")
@@ -41,12 +46,34 @@ RETRACTED = re.compile(
 FORMULA = re.compile(r"\$([^$\n]{1,200})\$|\\\((.{1,200}?)\\\)")
 HEDGE = re.compile(
     r"\b(?:not|or|either|neither|between|than|least|most|less|more|fewer|greater|multiples?|factors?|divisors?|if|unless"
-    r"|times|plus|minus|maybe|perhaps|up to|no)\b|n't\b|[<>≤≥≠~–]",
+    r"|times|plus|minus|maybe|perhaps|up to|bounds?|no)\b|n't\b|[<>≤≥≠~–]",
     re.I,
 )
+VALUE = r"\$[^$\n]{1,200}\$|\\\(.{1,200}?\\\)|\([^()\n]{0,60}\d[^()\n]{0,60}\)|[-+]?[\d.,]*\d(?:/\d+)?(?:\\?%)?"
+NAMED = re.compile(  # where a sentence ends with "is 5 square units"
+    rf"(?:\b(?:is|are|was|were|equals|becomes)\s|=)\s*(?:(?:then|thus|therefore|exactly|simply|just|equal to)\s+)?"
+    rf"[*_]{{0,2}}(?P<value>(?:{VALUE})(?:(?:,\s?|,?\sand\s)(?:{VALUE})){{0,8}})[*_]{{0,2}}(?:\s[A-Za-z]{{2,}}){{0,3}}$"
+)
 WORDS = re.compile(r"(?:[^\W\d_]{2,}[,:]?|an?|I)", re.I)
-WRAPPED = re.compile(r"\\(?:textbf|mathbf|boldsymbol|bm|underline|displaystyle)\s*\{(.*)\}", re.DOTALL)
-TITLE = re.compile(rf"\\text(?:bf)?\{{[^{{}}]{{0,20}}{ANSWER}[^{{}}]{{0,20}}[:=]\s*\}}", re.I)
+EQUATION = re.compile(rf"[A-Za-z]\s?=\s?(?:{VALUE})")
+AND = re.compile(r",?\s(?:and|or)\s")
+COMMAND = re.compile(r"\\[A-Za-z]+")
+CONCLUDING = re.compile(
+    r"\b(?:therefore|thus|hence|consequently|so|conclude that|in conclusion|it follows that)\b,?\s", re.I
+)
+LAST_BOLD = re.compile(r"\n\s*\*\*\s?([^*\n]{1,60}?)\s?\*\*[.!]?\s*$")
+TURN = re.compile(  # the response ends
+    r"(?<=\S)\s*(?:<\|(?:im_start|im_end|eot_id|end_?of_?text|user)\|>|<｜(?:end▁of▁sentence|User)｜>|</s>|\[INST\])"
+)
+WRAPPED = re.compile(
+    r"\\(?:textbf|mathbf|boldsymbol|bm|underline|displaystyle|(?:text)?color\s*\{[^{}]*\})\s*\{(.*)\}", re.DOTALL
+)
+TITLE = re.compile(
+    rf"\\text(?:bf)?\{{[^{{}}]{{0,20}}{ANSWER}[^{{}}]{{0,20}}(?:[:=]|\bis)\s*\}}"
+    r"|^\\text(?:bf)?\{\s*\([A-E]\)[\s:.]*\}(?:\s|~|\\[,;:! ]|\\q?quad)*(?=\S)",  # an option's letter
+    re.I,
+)
+LETTERLESS = re.compile(r"\\(?:text|textbf|textnormal|mathrm|mbox)\{([^{}A-Za-z]*)\}")
 LISTED = 64  # boxes of one answer; ours
 STATEMENTS = 200  # looked at from the end, so that a loop of them is read in no time; ours
 SHORT = 100  # characters of a response that is nothing but an answer; ours
@@ -58,15 +85,19 @@ def gold_of(solution: str) -> str | None:
     return found[-1][2] if found else None
 
 
-def stated(answer: str) -> str | None:
+def stated(answer: str, concluding: bool = True) -> str | None:
     """
     What a response gives as its answer; `None` where it gives none, though numbers stand in it.
 
     The last box with something in it, with those listed before it ("1, and 2"), unless a value is said to be the
     answer after it; without boxes the last "answer is", "Answer:"; a whole response that is a number or one
-    formula.
+    formula; what the last sentence concludes with ("Therefore, there are 5 ways"), or a last line in bold.
+
+    Args:
+        answer (`str`): a response without its thinking.
+        concluding (`bool`, *optional*): whether a conclusion that is not said to be the answer is one.
     """
-    text = BARE_BOX.sub(_braced, answer)
+    text = BARE_BOX.sub(_braced, TURN.split(answer, maxsplit=1)[0])
     found = [box for box in _contents(text) if box[2]]
     last = found[-1][1] if found else 0
     for statement in [*LABEL.finditer(text, last)][: -STATEMENTS - 1 : -1]:
@@ -83,16 +114,37 @@ def stated(answer: str) -> str | None:
             listed.insert(0, box)
         return ", ".join(dict.fromkeys(_unwrapped(content) for *_, content in listed))
     whole = text.strip()
-    if not whole or len(whole) > SHORT or "\n" in whole:
-        return None
-    bare = whole.strip("*_. ")
-    closed = any(bare.startswith(begin) and re.search(f"(?:{end})$", bare[1:]) for begin, end in DELIMITERS)
-    return _said(whole, 0)[0] if closed or NUMBER.fullmatch(bare.replace("$", "")) else None
+    if len(whole) <= SHORT and "\n" not in whole and _is_value(whole.strip("*_. ")):
+        return _said(whole, 0)[0]
+    return _concluded(whole) if concluding else None
 
 
 def continued(answer: str) -> str | None:
     """What a response gives first that goes on where the prompt ends with "The answer is"."""
     return _said(answer.strip(), 0, loose=False)[0]
+
+
+def _is_value(bare: str) -> bool:
+    """Whether a text is a number or a formula in its delimiters."""
+    for begin, end in DELIMITERS:
+        if bare.startswith(begin):
+            closing = re.compile(end).search(bare, len(begin))
+            return closing is not None and closing.end() == len(bare)
+    return bool(NUMBER.fullmatch(bare.replace("$", "").replace("−", "-")))
+
+
+def _concluded(text: str) -> str | None:
+    """The value that the last sentence concludes with, or that is the last line, in bold; `None`: there is none."""
+    bold = LAST_BOLD.search(text[-SHORT:])
+    if bold and _is_value(bold[1]):
+        return _said(bold[1], 0)[0]
+    *before, conclusion = CONCLUDING.split(last_sentence(text).replace("**", ""))
+    if not before or re.search(r"(?::|\d!)\s*$", text):  # cases follow; 7!
+        return None
+    said, is_formula, end = _said(conclusion, 0)
+    if is_formula:
+        return None if re.search(r"[\d$\\]", conclusion[end:]) else said  # "$48$ men and $12$ women"
+    return None if said == conclusion and not EQUATION.fullmatch(said) else said
 
 
 def _braced(box: re.Match) -> str:
@@ -109,7 +161,7 @@ def _contents(text: str) -> list[tuple[int, int, str]]:
 
 def _unwrapped(answer: str) -> str:
     """An answer without emphasis around all of it, and without "Answer:" in it."""
-    answer = TITLE.sub("", answer.replace("~", " "), count=1).strip()
+    answer = LETTERLESS.sub(r"\1", TITLE.sub("", answer.replace("~", " "), count=1)).strip()
     while (inside := WRAPPED.fullmatch(answer)) and "}" not in inside[1].partition("{")[0]:
         answer = inside[1].strip()
     return answer
@@ -128,7 +180,7 @@ def _said(text: str, start: int, loose: bool = True) -> tuple[str | None, bool, 
         `tuple[str | None, bool, int]`: it, whether it is formulas or a number, and where it ends.
     """
     text = text[: start + 2 * LONGEST]
-    while start < len(text) and text[start] in " \t\r\n*_:：=\"'":
+    while start < len(text) and text[start] in " \t\r\n*_`:：=\"'":
         start += 1
     place = start = LEAD.match(text, start).end()
     pieces = []
@@ -154,15 +206,24 @@ def _said(text: str, start: int, loose: bool = True) -> tuple[str | None, bool, 
         return ", ".join(filter(None, pieces)) or None, True, end
     line = text[start:].partition("\n")[0]
     line = line[: stop.start() if (stop := ENDS.search(line)) else len(line)]
-    said = line.strip(" *_$\"'").removesuffix(".")
+    said = line.strip(" *_`\"'").removesuffix(".")
+    if said.count("$") % 2 or said.count("$") == 2 and said[0] == said[-1]:
+        said = said.strip("$")
+    if said.endswith("}") and said.count("{") < said.count("}"):  # of JSON
+        said = said[:-1].rstrip()
     number = bool(NUMBER.fullmatch(said))
     return (_one_of(said) if loose and not number else said) or None, number, start + len(line)
 
 
 def _one_of(sentence: str) -> str:
-    """The one formula or number of a sentence that hedges nothing; else the sentence."""
+    """The value that a sentence ends with, its one formula or number, or its values; a hedging sentence as it is."""
+    listed = AND.sub(", ", sentence)
+    if not re.search(r"[^\W\d_]{2,}", COMMAND.sub("", listed)):
+        return listed
     if HEDGE.search(sentence):
         return sentence
+    if named := NAMED.search(sentence):
+        return re.sub(r"\$|\\[()]", "", AND.sub(", ", named["value"])).strip()
     formulas = [one or other for one, other in FORMULA.findall(sentence)]
     words = sentence.split()
     if formulas:

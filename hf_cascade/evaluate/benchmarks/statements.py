@@ -11,11 +11,13 @@ KIND = r"(?:\s(?:correct[ae]?|corretta|correta|exacte?|esatta|finale?|definitiva
 VERB = r"(?:is|are|(?:would|must|should|will) (?:therefore |thus |then |hence )?be|has to be|appears to be|seems to be"
 VERB += r"|equals|(?:comes out|turns out|works out)(?: to be| to| as)|ist|lautet|wäre|est|serait|es|sería|seria|è|é"
 VERB += r"|sarebbe)"
-EAST_ANSWER = r"(?:正确的?选项|正確的?選項|答案|答え|解答|回答|正解|正答|정답|답안|답)[\])】\"]?\s?"
+EAST_ANSWER = r"(?:正确的?选项|正確的?選項|答案|正しい(?:選択肢|答え)|適切なの|答え|解答|回答|正解|正答|정답|답안|답)"
+EAST_ANSWER += r"[\])】\"]?\s?"
 EAST_IS = r"(?:[:：=→是为為选選はが]|应该?是|應該?是|[은는이가])\s?[:：]?"
 UNREAL = re.compile(  # before "answer": it is supposed or denied
     r"(?:\b(?:if|whether|suppose|supposing|assume|assuming|unless|wenn|falls|si|se)\s(?:\w+\s){0,3}"
-    r"|(?:n't|\bnot|\bnever)\s(?:(?:think|believe|say|mean|true|conclude|the case|choose|pick)\b[^.,;\n]{0,20})?)$",
+    r"|(?:n't|\bnot|\bnever)\s"
+    r"(?:(?:think|believe|say|mean|sure|true|conclude|the case|choose|pick)\b[^.,;\n]{0,20})?)$",
     re.I,
 )
 

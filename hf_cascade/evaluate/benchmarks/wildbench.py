@@ -18,7 +18,7 @@ from lm_eval.api.registry import register_filter
 
 from hf_cascade.evaluate.benchmarks import judged, resampled
 from hf_cascade.evaluate.benchmarks.conversations import text_of
-from hf_cascade.evaluate.benchmarks.data import need, read
+from hf_cascade.evaluate.benchmarks.data import UnusableData, need, read
 from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.rewards.tagged import tagged
@@ -51,8 +51,11 @@ First write down your analysis, item by item of the checklist. Then end with you
     "weaknesses": "what is bad about it",
     "score": "a number from 1 to 10"
 }}"""
-_NUMBER = r"(\d{1,2}(?:\.\d{1,3})?)(?:[ \t]*+/[ \t]*+10)?"
-_SCORE = re.compile(rf'"score"\s*+:\s*+"?\[?[ \t]*+{_NUMBER}[ \t]*+\]?"?[ \t]*+(?:[,}}]|$)', re.MULTILINE)
+_RATED = rf"({judged.NUMBER})(?:[ \t]*+/[ \t]*+10)?(?:[ \t]*+\([^()\n\"]{{0,40}}\))?"
+_MARK = "[\"'“”]"
+_SCORE = re.compile(
+    rf"{_MARK}score{_MARK}\s*+:\s*+{_MARK}?\[?[ \t]*+{_RATED}[ \t]*+\]?{_MARK}?[ \t]*+(?:[,}}]|$)", re.MULTILINE | re.I
+)
 _OBJECT = re.compile(r"^[ \t]*(?:```(?:json)?[ \t]*)?\{", re.MULTILINE)
 
 
@@ -75,14 +78,14 @@ class Judge(judged.Judge):
 
     def verdict(self, text: str) -> str:
         """The score in the answer's JSON."""
-        found = _SCORE.findall(text)
+        found = _SCORE.findall(text) or [judged.last_label(text, alone=judged.NUMBER)]
         if len(set(found)) > 1:  # a quotation, or two ratings: then the JSON at the end must be whole
             start = max((match.end() - 1 for match in _OBJECT.finditer(text)), default=0)
             try:
                 found = [_SCORE.fullmatch(f'"score": {json.dumps(_whole(text[start:])["score"])}')[1]]
             except (ValueError, LookupError, TypeError):
                 raise judged.UnusableAnswer("several scores, and no whole JSON at the end") from None
-        if not found or not LEAST <= float(found[-1]) <= MOST:
+        if not LEAST <= float(found[-1]) <= MOST:
             raise judged.UnusableAnswer("an answer without a score from 1 to 10")
         return found[-1]
 
@@ -105,14 +108,14 @@ def load(repo: str, split: str, config: str, **metadata) -> dict:
     """
     judged.need_judge()
     rows = read(repo, split, config)
-    need(rows, f"{repo} {config}", COLUMNS)
+    need(rows, f"{repo} {config}", COLUMNS, filled=COLUMNS[:-1])
     for row in rows:
         try:
             text_of(messages_of_row(row))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{repo}: conversation_input of {row['session_id']}: {error}") from error
+            raise UnusableData(f"{repo}: conversation_input of {row['session_id']}: {error}") from error
         if unknown := [tag for tag in _tags(row) if tag not in GROUPS]:
-            raise ValueError(f"{repo}: {row['session_id']} has the tag {unknown[0]!r}; known are {', '.join(GROUPS)}")
+            raise UnusableData(f"{repo}: {row['session_id']} has the tag {unknown[0]!r}; known are {', '.join(GROUPS)}")
     return {"test": rows}
 
 
