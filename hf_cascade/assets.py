@@ -29,7 +29,8 @@ def find(name: str | Path) -> Path:
     for place in (given, shipped):
         if place.exists():
             return place
-    raise FileNotFoundError(f"{given} does not exist: looked at {given.absolute()} and {shipped}")
+    places = dict.fromkeys(map(str, (given.absolute(), shipped)))  # one, where it is absolute
+    raise FileNotFoundError(f"{given} does not exist: looked at {' and '.join(places)}")
 
 
 def locate(model: str) -> str:

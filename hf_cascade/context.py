@@ -32,12 +32,15 @@ class ContextArguments:
             have it in transformers and none for the others.
     """
 
-    context_length: int | None = field(default=None, metadata={"help": "New window in tokens."})
+    context_length: int | None = field(
+        default=None, metadata={"help": "New window in tokens. Unset: positions stay as they are."}
+    )
     original_context_length: int | None = field(
-        default=None, metadata={"help": "Window the model was trained on before; their quotient is YaRN's factor."}
+        default=None, metadata={"help": "Window in tokens before; the quotient of both is YaRN's factor."}
     )
     llama_4_scaling_beta: float | None = field(
-        default=None, metadata={"help": "Strength of the position temperature; 0.1 as released."}
+        default=None,
+        metadata={"help": "Position temperature. Unset: the model's, else 0.1 for Mistral and Ministral3."},
     )
 
 

@@ -12,9 +12,10 @@ from huggingface_hub import snapshot_download
 from transformers import HfArgumentParser, PreTrainedModel
 from trl import TrlParser
 
-from hf_cascade import assets, manifest, plots, progress, pruning_plots
+from hf_cascade import assets, companions, manifest, plots, progress, pruning_plots
 from hf_cascade.data.text_files import load_texts
 from hf_cascade.evaluate import preference_plot, tables, verbosity_plot
+from hf_cascade.evaluate.backends.windows import window_of
 from hf_cascade.evaluate.config import EvaluateArguments
 from hf_cascade.evaluate.family import (
     Member,
@@ -35,6 +36,7 @@ from hf_cascade.loading import check_same_tokenizer, load_config, load_model, lo
 
 RESULTS, REPORT = "results.json", "report.md"
 NOTHING_RAN = 2  # exit status: as for bad input
+STOPPED = 130  # exit status: as shells have it for Ctrl-C
 PRUNE_REPORT = "prune_report.json"  # what pruning leaves in its folder
 _DIMENSIONS = ("num_parameters", "bytes", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
 _DIMENSIONS += ("max_position_embeddings", "tie_word_embeddings")
@@ -56,7 +58,12 @@ def main(argv: list[str]) -> int:
     (arguments,) = make_parser().parse_args_and_config(argv)
     started = time.monotonic()
     evaluation = Evaluation(arguments)
-    results = evaluation.run()
+    try:
+        results = evaluation.run()
+    except KeyboardInterrupt:
+        if evaluation.suites is None:
+            raise
+        _stop(arguments.output_dir)
     if int(os.environ.get("RANK", 0)) > 0:  # accelerate launch: the first process writes
         return 0
     folder = Path(arguments.output_dir)
@@ -89,8 +96,20 @@ def main(argv: list[str]) -> int:
         metrics={"seconds": time.monotonic() - started},
     )
     print("\n\n".join(filter(None, (tables.summary_text(results), suite_report.summary_text(results)))))
-    print(f"{folder / REPORT}: {len(results['models'])} models measured")
+    print(f"{folder / REPORT}: {tables.models(results)} measured")
     return 0
+
+
+def _stop(output_dir: str):
+    """End after Ctrl-C at once: threads that wait for a server's answer would be waited for, an hour at most."""
+    print(
+        f"\nhf-cascade evaluate: stopped. The answers so far are in {Path(output_dir) / SAMPLES}; the same command "
+        "goes on from them",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.stdout.flush()
+    os._exit(STOPPED)
 
 
 class Evaluation:
@@ -120,9 +139,9 @@ class Evaluation:
         here = self.members if arguments.backend == "hf" else []  # other back ends read them themselves
         self.tokenizers = {member.name: load_tokenizer(member.source) for member in here}
         configs = {member.name: load_config(member.source).get_text_config() for member in here}
-        self.positions = {name: config.max_position_embeddings for name, config in configs.items()}
+        self.positions = {name: window_of(config) for name, config in configs.items()}
         for member in self.members:
-            if arguments.dataset and self.positions[member.name] < arguments.max_length:
+            if arguments.dataset and (self.positions[member.name] or arguments.max_length) < arguments.max_length:
                 raise ValueError(
                     f"max_length={arguments.max_length}: {member.name} has {self.positions[member.name]} positions; "
                     "give that or less"
@@ -157,6 +176,9 @@ class Evaluation:
     def run(self) -> dict:
         """Measure every model; returns what results.json holds."""
         arguments = self.arguments
+        if self.suites and int(os.environ.get("RANK", 0)) == 0:
+            for line in self.suites.lacks:  # before hours of work
+                print(f"hf-cascade evaluate: will not be run: {line}", file=sys.stderr)
         conformance = self.suites and self.suites.prove()
         models = [self._measure(member) for member in self.members]
         if self.teacher and self.texts:
@@ -213,6 +235,7 @@ class Evaluation:
             "tasks": {},
             "suites": {},
             "weights_sha256": self.suites.weights(member) if lm is not None else None,
+            kept.COMPANIONS: self.suites.companions(member) if lm is not None else None,
             "preference": None,
         }
         if self.texts:
@@ -245,7 +268,7 @@ class Evaluation:
     def _held_out(self, member: Member, model: PreTrainedModel, length: int) -> dict | None:
         """Held-out figures in windows of `length`; None for a model with fewer positions."""
         report = self._part(f"{member.name}: held-out text, {length:,}-token windows")
-        if self.positions[member.name] < length:
+        if (self.positions[member.name] or length) < length:
             return None
         tokenizer = self.tokenizers[member.name]
         key = (length, tokenizer.bos_token_id, frozenset(tokenizer.get_vocab().items()))
@@ -320,8 +343,10 @@ def _write_evals(member: Member, results: dict, output_dir: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     shared = {name: results[name] for name in ("schema", "teacher", "heldout", "limit", "comparison")}
     shared["conformance"] = results["conformance"]
-    if figures["weights_sha256"] is None and (kept.read(folder) or {}).get("weights_sha256"):
-        figures = {**figures, "weights_sha256": manifest.weights_sha256(folder)}  # are its benchmarks still true?
+    own = folder == Path(member.source)
+    if own and figures["weights_sha256"] is None:  # no suite was run; a later run asks whether these are still true
+        now = {"weights_sha256": manifest.weights_sha256(folder), kept.COMPANIONS: companions.digests(folder)}
+        figures = {**figures, **now}
     merged, lines = kept.merge({**shared, **figures}, folder)
     for line in lines:
         print(line)

@@ -6,6 +6,7 @@ be pruned from any of its stages.
 
 import hashlib
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def read_members(sources: list[str]) -> list[Member]:
         record = sha256 = None
         if folder.is_dir():
             if not (folder / "config.json").is_file():
-                raise ValueError(f"{given} holds no config.json: give a folder that from_pretrained opens, or a Hub id")
+                _refuse(given, folder)
             if manifest.is_finished(folder):
                 record = manifest.read(folder)
                 sha256 = hashlib.sha256((folder / manifest.FILE).read_bytes()).hexdigest()
@@ -93,6 +94,19 @@ def read_members(sources: list[str]) -> list[Member]:
                 f"model: {', '.join(repeated)} given more than once; models need folders of different names"
             )
     return members
+
+
+def _refuse(given: str, folder: Path):
+    """`ValueError` about a folder that is no model."""
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file():
+        raise ValueError(f"{given} holds no config.json: give a folder that from_pretrained opens, or a Hub id")
+    base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    raise ValueError(
+        f"{given} is a PEFT adapter of {base}, no whole model: merge it "
+        "(PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)) and give that folder, "
+        "with the tokenizer in it"
+    )
 
 
 def arrange(members: list[Member]) -> list[dict]:

@@ -33,7 +33,7 @@ class Preference:
         arguments (`EvaluateArguments`): with `prompts`.
         baseline (`str`): name of the model to compare with.
         tokenizers (`dict[str, PreTrainedTokenizerBase]`): of every model, by its name.
-        positions (`dict[str, int]`): each model's `max_position_embeddings`.
+        positions (`dict[str, int]`): tokens of each model's window; `None` where it has no end.
 
     Raises:
         ValueError, FileNotFoundError: bad prompts, rewards, reward model or chat template, or too few positions.
@@ -44,7 +44,7 @@ class Preference:
         arguments: EvaluateArguments,
         baseline: str,
         tokenizers: dict[str, PreTrainedTokenizerBase],
-        positions: dict[str, int],
+        positions: dict[str, int | None],
     ):
         self.arguments, self.baseline = arguments, baseline
         self.rows = load_prompts(arguments.prompts, arguments.dataset_split, arguments.limit)
@@ -143,7 +143,7 @@ class Preference:
         means = [fmean(len(response.token_ids) for response in responses) for responses in self.answers.values()]
         return budget_grid(means, self.arguments.max_completion_length)
 
-    def _prompt_tokens(self, name: str, tokenizer: PreTrainedTokenizerBase, positions: int) -> list[list[int]]:
+    def _prompt_tokens(self, name: str, tokenizer: PreTrainedTokenizerBase, positions: int | None) -> list[list[int]]:
         if not isinstance(self.rows[0]["prompt"], str) and tokenizer.chat_template is None:
             raise ValueError(
                 f"{name} has no chat template, and the prompts are messages: give prompts that are text, or a model "
@@ -151,7 +151,7 @@ class Preference:
             )
         tokens = [prompt_tokens(tokenizer, row["prompt"]) for row in self.rows]
         longest, room = max(map(len, tokens)), self.arguments.max_completion_length
-        if longest + room > positions:
+        if positions is not None and longest + room > positions:
             raise ValueError(
                 f"max_completion_length={room}: {name} has {positions} positions, and the longest prompt takes "
                 f"{longest}; give {positions - longest} or less, or leave long prompts out"

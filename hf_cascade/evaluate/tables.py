@@ -38,7 +38,8 @@ def summary(results: dict) -> tuple[list[str], list[list[str]]]:
     header = ["model", "parameters", "weights"]
     if results["heldout"]:
         header += ["perplexity", *(["retention", "KL", "agreement"] if results["teacher"] else []), "bits per byte"]
-    header += ["tokens", "seconds"]
+    costs = any(model[cost] is not None for model in results["models"] for cost in ("child_tokens", "child_seconds"))
+    header += ["tokens", "seconds"] * costs
     rows = []
     for model in headline_models(results):
         heldout = model["heldout"] or {}
@@ -48,7 +49,7 @@ def summary(results: dict) -> tuple[list[str], list[list[str]]]:
             if results["teacher"]:
                 row += [percent(model["retention"]), fixed(heldout.get("kl"), 3), share(heldout.get("top1_agreement"))]
             row.append(fixed(heldout.get("bits_per_byte"), 3))
-        rows.append([*row, count(model["child_tokens"]), seconds(model["child_seconds"])])
+        rows.append([*row, *[count(model["child_tokens"]), seconds(model["child_seconds"])] * costs])
     return header, rows
 
 
@@ -133,7 +134,7 @@ def verbosity(results: dict) -> tuple[list[str], list[list[str]]]:
 
 def report(results: dict, plots: list[str], suites: list[str] = (), suite_notes: str = "") -> str:
     """report.md; `plots` are the names of the pictures beside it, `suites` the suites' sections."""
-    parts = [f"# {len(results['models'])} models, measured\n"]
+    parts = [f"# {models(results)}, measured\n"]
     heldout = results["heldout"]
     if heldout:
         teacher = f" The parent, and the model the others are compared with, is {results['teacher']}."
@@ -170,6 +171,12 @@ def report(results: dict, plots: list[str], suites: list[str] = (), suite_notes:
     if notes:
         parts.append("## What the columns mean\n\n" + notes)
     return "\n".join(parts)
+
+
+def models(results: dict) -> str:
+    """`1 model`, `3 models`."""
+    count = len(results["models"])
+    return f"{count} model{'s' * (count != 1)}"
 
 
 def summary_text(results: dict) -> str:

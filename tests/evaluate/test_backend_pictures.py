@@ -6,9 +6,19 @@ import io
 import numpy as np
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from PIL import Image
 
-from hf_cascade.evaluate.backends.pictures import QWEN, as_messages, encode, image_token, rgb, split_marks
+from hf_cascade.evaluate.backends.hf import HFBackend
+from hf_cascade.evaluate.backends.pictures import (
+    QWEN,
+    as_messages,
+    encode,
+    encode_within,
+    image_token,
+    rgb,
+    split_marks,
+)
 from tests.data import tiny
 from tests.prune.families import _build
 
@@ -69,6 +79,52 @@ def test_generation_equals_one_by_one(processor, model):
         assert (
             model.generate(**alone, **settings)[0, alone["input_ids"].shape[1] :].tolist() == together[place].tolist()
         )
+
+
+@pytest.mark.parametrize("chat", (True, False))
+@pytest.mark.parametrize("longest, kept", ((40, 2), (20, 1), (3, 0)))
+def test_of_a_prompt_that_does_not_fit_the_left_is_left_out(processor, chat, longest, kept):
+    """What stays is the end of the whole prompt's tokens, with whole images; prompts that fit are as they were."""
+    long, own = "x" * 30 + " <image> " + "y" * 12 + " <image> zz", [tiny.image(20, 20, 1), tiny.image(9, 20, 2)]
+    contexts, pictures = [long, "hello", "<image>x"], [own, [], [tiny.image(20, 20, 3)]]
+    whole = encode(processor, contexts, pictures, chat)
+    full = whole["attention_mask"].sum(1).tolist()
+    assert full[0] > 50 and max(full[1:]) < 12
+    batch, lengths, cut = encode_within(processor, contexts, pictures, chat, 50, longest)
+    assert cut == [True, False, False] and lengths[1:] == full[1:] and lengths[0] <= longest
+    assert lengths[0] == longest or kept < 2  # no more is left out than whole images need
+    rows = [batch["input_ids"][row][batch["attention_mask"][row] == 1].tolist() for row in range(3)]
+    for row, length in enumerate(lengths):
+        assert rows[row] == whole["input_ids"][row][-length:].tolist()
+    assert torch.equal(
+        batch["pixel_values"],
+        encode(processor, ["<image>"] * (kept + 1), _each(own, pictures, kept), chat)["pixel_values"],
+    )
+    assert batch["input_ids"].shape[1] == max(lengths)
+    same, lengths, cut = encode_within(processor, contexts, pictures, chat, full[0] + 1, longest)
+    assert not any(cut) and lengths == full and torch.equal(same["input_ids"], whole["input_ids"])
+
+
+def _each(own, pictures, kept):
+    return [[picture] for picture in [*own[len(own) - kept :], *pictures[2]]]
+
+
+@torch.no_grad()
+def test_a_prompt_with_images_that_does_not_fit_is_answered_from_its_end(processor):
+    model = _build("mistral3", max_position_embeddings=32).eval()
+    lm = HFBackend(model, processor.tokenizer, processor, batch_size=2)
+    picture = tiny.image(20, 20, 3)
+
+    def ask(text, *images):
+        given = (text, {"max_gen_toks": 4, "until": []}, {"visual": list(images)})
+        return Instance("generate_until", {}, given, 0, ("t", 0, 1))
+
+    cut, fits = lm.generate_until([ask("x" * 40 + "<image> what", picture), ask("<image> what", picture)])
+    assert cut.cut_prompt and cut.tokens and not fits.cut_prompt
+    encoded = encode(processor, ["x" * 40 + "<image> what"], [[picture]], chat=False)
+    encoded = {**encoded, **{name: encoded[name][:, -28:] for name in ("input_ids", "attention_mask")}}
+    ids = model.generate(**encoded, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, 28:]
+    assert cut == processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("chat", (True, False))

@@ -2,16 +2,21 @@
 
 import json
 import os
+import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
-from hf_cascade import assets, manifest
+from hf_cascade import assets, companions, manifest
+from hf_cascade.evaluate.backends import opening
 from hf_cascade.evaluate.benchmarks.data import VARIABLE
 from hf_cascade.evaluate.command import main
 from hf_cascade.evaluate.config import EvaluateArguments
 from hf_cascade.evaluate.suite import figures
 from hf_cascade.evaluate.suite.command_part import Suites, nothing_ran
 
+from ..rewards.chat_server import serving
 from .conftest import tiny_model
 
 LABELS = ["continuation", "bits per byte"]
@@ -59,6 +64,7 @@ def test_a_suite_is_run_reported_and_kept(here, capsys):
         *("cascade_tiny_bits", "cascade_tiny_continuation")
     }
     assert evals["weights_sha256"] == manifest.weights_sha256(here / "small")
+    assert evals["companions"] == companions.digests(here / "small") and evals["companions"]["tokenizer"]
     assert not (here / "parent" / "evals.json").exists()  # no stage made it
     assert read(here / "out" / "suites" / "parent" / "evals.json")["name"] == "parent"
 
@@ -116,6 +122,24 @@ def test_without_any_data_nothing_ran_and_the_status_says_so(here, monkeypatch, 
     assert evaluate("--model", "small", "--suite", "tiny", "--tasks", "cascade_tiny_copy", "--limit", "2") == 0
 
 
+def test_what_will_not_be_run_is_told_before_any_work(here, monkeypatch, capsys):
+    def stop(*_):
+        raise SystemExit
+
+    monkeypatch.setattr("hf_cascade.evaluate.conformance.prove.record", stop)
+    monkeypatch.setenv(VARIABLE, str(assets.find("evals/rows")))
+    with pytest.raises(SystemExit):
+        evaluate("--model", "small", "--suite", "table3", "extra")
+    told = capsys.readouterr().err
+    assert "will not be run: MMMU 2-shot, MathVista: small reads no images" in told
+    assert "Retrieval at 256K tokens: small has a window of 1,024 tokens" in told and "MMLU 5-shot" not in told
+    monkeypatch.setenv(VARIABLE, str(here / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=f"{VARIABLE}=.*nowhere: it is no folder"):
+        evaluate("--model", "small", "--suite", "table3")
+    with pytest.raises(SystemExit):  # whose rows ship
+        evaluate("--model", "small", "--suite", "tiny")
+
+
 @pytest.fixture
 def proved(monkeypatch):
     """Scorers that were proved already: a minute for a whole table, which test_conformance.py spends."""
@@ -150,7 +174,8 @@ def test_a_server_is_measured_without_loading_anything(here, monkeypatch, proved
     opened = []
     monkeypatch.setattr("hf_cascade.evaluate.suite.run.run_suite", fake("run"))
     monkeypatch.setattr(
-        "hf_cascade.evaluate.backends.opening.open_backend", lambda *a, **k: opened.append((a, k)) or object()
+        "hf_cascade.evaluate.backends.opening.open_backend",
+        lambda *a, **k: opened.append((a, k)) or SimpleNamespace(check_server=lambda: None),
     )
     for name in ("load_model", "load_tokenizer", "load_config"):
         monkeypatch.setattr(f"hf_cascade.evaluate.command.{name}", None)
@@ -163,6 +188,34 @@ def test_a_server_is_measured_without_loading_anything(here, monkeypatch, proved
     assert model["hidden_size"] == 16 and model["num_parameters"] > 0  # of its folder
     url = {"url": "http://localhost:1/v1"}
     assert opened == [(("someone/served", "openai"), url), (("x", "openai"), url)]
+
+
+def test_ctrl_c_says_how_to_go_on(here, monkeypatch, proved, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    def ended(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr("hf_cascade.evaluate.suite.run.run_suite", interrupted)
+    monkeypatch.setattr("os._exit", ended)
+    with pytest.raises(SystemExit, match="130"):
+        evaluate("--model", "small", "--suite", "tiny")
+    assert "stopped. The answers so far are in out/suites; the same command goes on" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_told_before_any_work(here, monkeypatch):
+    monkeypatch.setattr("hf_cascade.evaluate.conformance.prove.record", None)
+    monkeypatch.setattr(opening, "open_backend", partial(opening.open_backend, retries=0))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    flags = ["--model", "org/m", "--suite", "tiny", "--backend", "openai", "--base_url"]
+    with serving(lambda body, number: (404, "no model m")) as server:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        with pytest.raises(ValueError, match=f"base_url={url}: org/m at .* does not answer: status 404: no model m"):
+            evaluate(*flags, url)
+    with pytest.raises(ValueError, match=f"base_url={url}: .* does not answer: .*--served_model_name"):
+        evaluate(*flags, url)
+    assert not (here / "out").exists()
 
 
 def test_the_runner_gets_the_flags(here, monkeypatch):
@@ -184,13 +237,26 @@ def test_the_runner_gets_the_flags(here, monkeypatch):
 
 
 SUITE = ["--model", "small", "--suite", "tiny"]
+CHATTY = ["--model", "chatty"]
 OPENAI = ["--model", "small", "--suite", "tiny", "--backend", "openai"]
 BAD = {
     "an unknown suite": (["--model", "small", "--suite", "table9"], "suite=table9.*table2"),
     "a suite twice": (["--model", "small", "--suite", "tiny", "tiny"], "suite: tiny given more than once"),
     "no chat template": (["--model", "small", "--suite", "table5"], "suite table5.*small has none"),
-    "data that is not there": ([*SUITE, "--data", "nowhere"], "nowhere"),
+    "a chat template without system prompt": (
+        [*CHATTY, "--suite", "table4", "--system_prompt", "Be brief."],
+        "system_prompt='Be brief.': .*: .*refuses messages of system, user: no system here. Leave it out",
+    ),
+    "data that is not there": ([*SUITE, "--data", "nowhere"], "data=nowhere: it is no folder"),
     "data that is a file": ([*SUITE, "--data", "small/config.json"], "no folder"),
+    "data without any dataset": (
+        ["--model", "small", "--suite", "table3", "--data", "."],
+        "can be run.*has no cais/mmlu",
+    ),
+    "an adapter": (
+        ["--model", "adapter", "--suite", "tiny"],
+        "adapter is a PEFT adapter of base/model.*merge_and_unload",
+    ),
     "an unknown model of the paper": ([*SUITE, "--paper_row", "Ministral 9"], "paper_row=Ministral 9.*Ministral 3 8B"),
     "paper rows for others": ([*SUITE, "--paper_row", "a", "b"], "paper_row has 2 names"),
     "a parent without figures": ([*SUITE, "--parent", "parent"], "parent=parent.*evals.json"),
@@ -200,11 +266,16 @@ BAD = {
         ["--model", "small", "--tasks", "cascade_tiny", "--suite_temperature", "0"],
         "suite_temperature=0.0.*give --suite too",
     ),
+    "a judge without an address": (
+        [*SUITE, "--judge_url", "x", "--judge_model", "j"],
+        "'x': give the server's address",
+    ),
     "a judge without a name": ([*SUITE, "--judge_url", "http://x/v1"], "judge_model"),
     "a cache without a judge": ([*SUITE, "--judge_cache", "x"], "there is no judge"),
     "no samples": ([*SUITE, "--samples", "0"], "samples=0"),
     "greedy samples": ([*SUITE, "--samples", "4", "--suite_temperature", "0"], "all responses are equal"),
     "top_p": ([*SUITE, "--suite_top_p", "1.5"], "suite_top_p=1.5"),
+    "a back end that is not installed": ([*SUITE, "--backend", "vllm"], "backend=vllm: .*pip install vllm"),
     "no address": (OPENAI, "--base_url"),
     "an address of nothing": ([*SUITE, "--base_url", "http://x/v1"], "for --backend openai"),
     "text behind a server": ([*OPENAI, "--base_url", "u", "--dataset", "x.jsonl"], "dataset=x.jsonl.*--backend hf"),
@@ -224,6 +295,10 @@ BAD = {
 def test_bad_input_is_refused_before_any_work(case, here, monkeypatch):
     argv, message = BAD[case]
     monkeypatch.setattr("hf_cascade.evaluate.backends.opening.open_backend", None)
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    (shutil.copytree(here / "small", here / "chatty") / "chat_template.jinja").write_text(refuses)
+    (here / "adapter").mkdir()
+    (here / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "base/model"}')
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         evaluate(*argv)
     assert not (here / "out").exists()

@@ -139,6 +139,15 @@ def test_what_is_not_the_whole_benchmark():
     whole.popitem()
     assert shortfalls(whole) == ["edinburgh-dawg/mmlu-redux-2.0 test: 56 of 57 configs"]
     assert one_row(ran())["short"] == []
+    told = {"protocol": {"max_gen_tokens": 16, "task_max_gen_tokens": 2048}, "truncated": 0.25}
+    cut = "25% of the responses cut off at 16 tokens, of which the task allows 2,048"
+    assert one_row({**ran(), **told})["short"] == [cut] and one_row({**ran(), **told, "truncated": 0})["short"] == []
+    lost = {"missing": 16, "asked": 80, "failure": "status 500"}
+    assert one_row({**ran(), **lost})["short"] == [
+        "16 of 80 answers did not come (the last error: status 500); the same command asks for them again"
+    ]
+    told["protocol"]["max_gen_tokens"] = 4096
+    assert one_row({**ran(), **told})["short"] == []
     assert one_row(ran(rows=8))["short"] == ["figures of 8 of 100 rows"]
     label = data_label(
         {"org/a/test": {"revision": "0123456789ab"}, "org/b/test": {"revision": None, "sha256": "f" * 64}}
@@ -220,7 +229,17 @@ def test_a_part_of_a_benchmark_is_not_compared():
     found = results(suite, {"8b": dict.fromkeys(suite.tasks, ran(rows=8))}, {"8b": "Ministral 3 8B"})
     (section,) = report.sections(found)
     assert cells(section)[2][1:4] == ["70.0 ± 2.0", "76.1", "not comparable"]
-    assert "- MMLU 5-shot: figures of 8 of 100 rows" in section
+    assert "MBPP 3-shot" in section.split(": figures of 8 of 100 rows")[0] and "(8b)" not in section
+    models = {"8b": dict.fromkeys(suite.tasks, ran(rows=8)), "3b": dict.fromkeys(suite.tasks, ran(rows=9))}
+    models["3b"]["cascade_mbpp"] = ran()
+    text = report.summary_text(mixed := results(suite, models, {}))
+    assert f"not comparable: {len(suite.rows)} of {len(suite.rows)} rows" in text  # rows, not lines
+    told = report.short(mixed, mixed["suites"][0])
+    assert told[0].endswith("MathVista (8b): figures of 8 of 100 rows") and "MBPP" in told[0]
+    assert told[1].endswith("MathVista (3b): figures of 9 of 100 rows") and "MBPP" not in told[1]
+    assert "--paper_row" not in section
+    found = results(suite, {"8b": dict.fromkeys(suite.tasks, ran())}, {})
+    assert "| benchmark | 8b | chance |" in report.sections(found)[0] and "--paper_row" in report.sections(found)[0]
 
 
 def test_rows_at_the_edge_show_wilsons_interval():
@@ -250,7 +269,7 @@ def test_the_plot_has_every_benchmark_and_no_touching_labels(family, drawn):
     assert not any(a.overlaps(b) for place, a in enumerate(boxes) for b in boxes[place + 1 :])
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {
-        *("24b", "8b", "14b", "the paper's, same size", "chance")
+        *("24b", "8b", "14b", "the paper's", "chance")
     }
     diamonds = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D")
     expected = [published.value(("table3", label), name) for label in labels for name in published.SIZES]
@@ -301,10 +320,25 @@ def test_earlier_figures_of_the_same_weights_are_kept(tmp_path):
     assert merged["conformance"] == {"scorers_sha256": None} and merged["heldout"] == {"perplexity": 9.0}
     merged, lines = kept.merge({**NEW, "weights_sha256": "other"}, tmp_path)
     assert merged["suites"] == NEW["suites"] and "conformance" not in merged
-    assert lines == [f"{tmp_path}/evals.json: table2, table3 dropped: they were measured on other weights"]
+    assert lines == [f"{tmp_path}/evals.json: table2, held-out text dropped: they were measured on other weights"]
     (tmp_path / "evals.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         kept.merge(NEW, tmp_path)
+
+
+def test_figures_of_another_tokenizer_or_template_are_dropped(tmp_path):
+    def evals(suite: str, template: str) -> dict:
+        parts = {"tokenizer": {"files": "t", "opened": None}, "chat template": {"files": template, "opened": None}}
+        return {**NEW, "suites": {suite: {"rows": {}, "tasks": {}}}, "companions": parts}
+
+    (tmp_path / "evals.json").write_text(json.dumps(evals("table4", "c")))
+    assert list(kept.merge(evals("table5", "c"), tmp_path)[0]["suites"]) == ["table4", "table5"]
+    merged, lines = kept.merge(evals("table5", "other"), tmp_path)
+    assert list(merged["suites"]) == ["table5"]
+    assert lines == [f"{tmp_path}/evals.json: table4 dropped: since they were measured: chat template changed"]
+    (tmp_path / "evals.json").write_text(json.dumps(NEW))  # of a version that did not record it
+    merged, lines = kept.merge(evals("table5", "c"), tmp_path)
+    assert list(merged["suites"]) == ["table5"] and "was not recorded" in lines[0]
 
 
 def test_a_trial_does_not_replace_a_whole_run(tmp_path):

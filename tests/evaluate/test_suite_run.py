@@ -169,6 +169,10 @@ def test_figures_are_lm_evals(lm, path, tmp_path):
     found = ours["toy_greedy"]
     assert (found["metric"], found["chance"], found["num_fewshot"], found["version"]) == ("acc", 0.1, 3, 2.0)
     assert found["protocol"]["temperature"] == 0 and found["protocol"]["max_gen_tokens"] == 8
+    assert found["protocol"]["task_max_gen_tokens"] == 8
+    fewer = SuiteSettings(limit=2, tasks_path=path, max_gen_tokens=5)
+    told = run_suite(lm, ["toy_greedy"], fewer, tmp_path)["toy_greedy"]["protocol"]
+    assert (told["max_gen_tokens"], told["task_max_gen_tokens"]) == (5, 8)
     assert found["samples"] == found["rows"] == 7 and found["output_tokens"] <= 8 and found["truncated"] is not None
 
 
@@ -212,7 +216,7 @@ def test_runs_with_a_limit_and_more_samples_share_answers(path, tmp_path):
     run_suite(lm, ["toy_sampled"], SuiteSettings(tasks_path=path, limit=3, samples=4), tmp_path)
     assert len(lm.asked) == 12  # the smaller run kept what it did not need
     for changed in ({"seed": 1}, {"temperature": 0.5}, {"chat": True}):
-        lm.check_chat = lambda: None
+        lm.check_chat = lambda system_prompt: None
         run_suite(lm, ["toy_sampled"], SuiteSettings(tasks_path=path, limit=1, samples=1, **changed), tmp_path)
     assert len(lm.asked) == 15
     lm.identity = "another"
@@ -242,7 +246,7 @@ def test_a_longer_window_than_the_models_is_not_run(tokenizer, tmp_path):
     tasks = ["cascade_retrieval_8k", "cascade_tiny_bits"]
     found = run_suite(lm, tasks, SuiteSettings(limit=2), tmp_path)
     assert {figures["status"] for figures in found.values()} == {"not run"}
-    assert found[tasks[0]]["reason"] == "it measures a window of 8,192 tokens, and the model has 64 positions"
+    assert found[tasks[0]]["reason"] == "the model's window of 64 tokens is shorter than the one that is measured"
     assert "and the model 64 positions" in found[tasks[1]]["reason"]
 
 
@@ -291,14 +295,14 @@ def test_what_cannot_be_run_says_why_and_the_others_go_on(lm, path, tmp_path, mo
     assert all("value" not in found[task] for task in reasons)
 
 
-def test_greedy_samples_are_refused(path, tmp_path):
+def test_samples_are_of_tasks_that_sample(path, tmp_path):
     lm = Counting()
     found = run_suite(lm, ["toy_greedy", "toy_sampled"], SuiteSettings(tasks_path=path, samples=3), tmp_path)
-    assert "greedy" in found["toy_greedy"]["reason"] and found["toy_sampled"]["samples_per_row"] == 3
+    assert found["toy_greedy"]["samples_per_row"] == 1 and found["toy_sampled"]["samples_per_row"] == 3
     warm = run_suite(lm, ["toy_greedy"], SuiteSettings(tasks_path=path, samples=3, temperature=0.7), tmp_path)
     assert warm["toy_greedy"]["status"] == "run" and warm["toy_greedy"]["protocol"]["temperature"] == 0.7
     cold = run_suite(lm, ["toy_sampled"], SuiteSettings(tasks_path=path, temperature=0), tmp_path)
-    assert "greedy" in cold["toy_sampled"]["reason"]
+    assert "greedy" in cold["toy_sampled"]["reason"] and "--samples 1" in cold["toy_sampled"]["reason"]
 
 
 def test_answers_that_do_not_come_are_missing_not_wrong(path, tmp_path):
@@ -307,6 +311,7 @@ def test_answers_that_do_not_come_are_missing_not_wrong(path, tmp_path):
     settings = SuiteSettings(tasks_path=path, samples=3)
     found = run_suite(lm, ["toy_sampled"], settings, tmp_path)["toy_sampled"]
     assert (found["value"], found["rows"], found["samples"], found["samples_per_row"]) == (1.0, 6, 12, 3)
+    assert (found["missing"], found["asked"]) == (9, 21)
     assert found["pass_at"] == {"1": 1.0, "2": 1.0}
     lines = [json.loads(line) for line in (tmp_path / "samples/toy_sampled.jsonl").read_text().splitlines()]
     assert [line["repeat"] for line in lines] == [0, 2] * 6 and all(line["correct"] == 1.0 for line in lines)
@@ -315,7 +320,10 @@ def test_answers_that_do_not_come_are_missing_not_wrong(path, tmp_path):
     assert len(healed.asked) == 21 - 12 and whole["samples"] == 21
     silent = Counting(lambda *_: None)
     mute = run_suite(silent, ["toy_greedy"], SuiteSettings(tasks_path=path), tmp_path)
-    assert "not one row has a verdict" in mute["toy_greedy"]["reason"]
+    assert mute["toy_greedy"]["reason"].startswith("not one row has a verdict")
+    silent.failure = "status 500"
+    mute = run_suite(silent, ["toy_greedy"], SuiteSettings(tasks_path=path), tmp_path)
+    assert mute["toy_greedy"]["reason"].endswith("the last error: status 500")
 
 
 def test_any_lm_eval_model_can_be_run_and_is_never_taken_for_another(tmp_path):

@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from jinja2.exceptions import TemplateError
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import normalize_gen_kwargs
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from hf_cascade.completions import THINKING_TAGS
 from hf_cascade.evaluate.benchmarks.answers import is_unfinished
@@ -96,6 +98,7 @@ class Asking:
         system_prompt (`str`, *optional*): first message of every chat that has no system message of its own.
         seed (`int`): samples of one prompt are made with numbers that follow from it, the prompt and the repeat.
         on_response (`Callable`, *optional*): gets each request and its response.
+        following (`int`): responses of the same batch that are reported right after this one.
         cut (`set`, *optional*): (context, continuation) of log-likelihoods for which the left of the context was left
             out; `None`: the back end does not tell.
     """
@@ -104,10 +107,12 @@ class Asking:
     system_prompt: str | None = None
     seed = SEED
     on_response: Callable[[Instance, Response | None], None] | None = None
+    following = 0
     cut: set[tuple[str, str]] | None = None
 
-    def answered(self, request: Instance, response: Response | None) -> None:
+    def answered(self, request: Instance, response: Response | None, following: int = 0) -> None:
         """To be called for each response once it is there; `None`: it did not come."""
+        self.following = following
         if response is not None:
             self.cache_hook.add_partial("generate_until", request.args, response)
         if self.on_response is not None:
@@ -124,6 +129,36 @@ class Asking:
         """Without chat, a conversation is no prompt."""
         if messages_of(context) is not None:
             raise Unsupported("the task is a conversation of several turns: it needs a chat template (chat: true)")
+
+
+def rendered(templated: PreTrainedTokenizerBase | ProcessorMixin, messages: list[dict]) -> str:
+    """
+    A prompt through a chat template.
+
+    Raises:
+        Unsupported: the template refuses these messages, as Gemma's does those of a system.
+    """
+    try:
+        return templated.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise Unsupported(f"the model's chat template refuses messages of {roles}: {error}") from error
+
+
+def check_template(
+    templated: PreTrainedTokenizerBase | ProcessorMixin, name: str, system_prompt: str | None = None
+) -> None:
+    """
+    Raises:
+        ValueError: there is no chat template, or it takes no system prompt, and there is one.
+    """
+    if not templated.chat_template:
+        raise ValueError(f"{name} has no chat template: give the model after SFT, or leave suites of chats out")
+    if system_prompt:
+        try:
+            rendered(templated, [{"role": "system", "content": system_prompt}, {"role": "user", "content": "?"}])
+        except Unsupported as error:
+            raise ValueError(f"system_prompt={system_prompt!r}: {name}: {error}. Leave it out") from error
 
 
 def repeats_of(requests: list[Instance]) -> list[int]:

@@ -18,12 +18,15 @@ from hf_cascade.evaluate.backends.asking import (
     Decoding,
     Response,
     Unsupported,
+    check_template,
     cut_at,
+    rendered,
     repeats_of,
     seed_of,
     visuals,
 )
 from hf_cascade.evaluate.backends.decoding import RowEnds, processors, text_of
+from hf_cascade.evaluate.backends.windows import ENDLESS, window_of
 from hf_cascade.evaluate.harness import quiet
 from hf_cascade.evaluate.verbosity import thinking_tokens
 from hf_cascade.rewards.answers import opening_tag
@@ -65,8 +68,16 @@ class HFBackend(Asking, HFLM):
             self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
 
     @property
+    def max_length(self) -> int:
+        """Tokens of the model's window; lm-eval takes 2,048 for one that has none."""
+        return window_of(self.model.config) or ENDLESS
+
+    @property
     def identity(self) -> str:
-        """What answers depend on beside the request: weights, their type, and the tokenizer with its chat template."""
+        """
+        What answers depend on beside the request: weights, their type, the tokenizer with its chat template, and the
+        generation config, whose penalties hold for greedy answers too.
+        """
         if self._identity is None:
             digest = hashlib.sha256()
             for name, tensor in sorted(self.model.state_dict().items()):
@@ -76,15 +87,16 @@ class HFBackend(Asking, HFLM):
             backend = getattr(self.tokenizer, "backend_tokenizer", None)
             words = backend.to_str() if backend else str(sorted(self.tokenizer.get_vocab().items()))
             self._words = hashlib.sha256(words.encode()).hexdigest()
-        return f"{self._identity} {self.model.dtype} {self._words} {self._templated().chat_template}"
+        given = getattr(self.model, "generation_config", None)
+        generation = given and given.to_json_string(ignore_metadata=True)
+        return f"{self._identity} {self.model.dtype} {self._words} {generation} {self._templated().chat_template}"
 
-    def check_chat(self) -> None:
+    def check_chat(self, system_prompt: str | None = None) -> None:
         """
         Raises:
-            ValueError: there is no chat template.
+            ValueError: there is no chat template, or it takes no system prompt.
         """
-        if not self._templated().chat_template:
-            raise ValueError(f"{self.tokenizer.name_or_path or 'the model'} has no chat template: leave chat out")
+        check_template(self._templated(), self.tokenizer.name_or_path or "the model", system_prompt)
 
     def render(self, context: str, images: int = 0) -> str:
         """A prompt as the model reads it: through the chat template where [`Asking.chat`] is set."""
@@ -94,7 +106,7 @@ class HFBackend(Asking, HFLM):
         messages = self.messages(context)
         if images:
             messages = [{**turn, "content": pictures.split_marks(turn["content"])} for turn in messages]
-        return self._templated().apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return rendered(self._templated(), messages)
 
     def tok_encode(self, string, add_special_tokens=None, left_truncate_len=None, **kwargs) -> list[int]:
         """Token ids of a rendered prompt: of a chat without special tokens of the tokenizer's own."""
@@ -142,9 +154,9 @@ class HFBackend(Asking, HFLM):
                 for start in range(0, len(places), self.batch_size):
                     batch = places[start : start + self.batch_size]
                     rows = [(prompts[place], requests[place], repeats[place]) for place in batch]
-                    for place, response in zip(batch, self._batch(rows, decoding), strict=True):
+                    for index, (place, response) in enumerate(zip(batch, self._batch(rows, decoding), strict=True), 1):
                         found[place] = response
-                        self.answered(requests[place], response)
+                        self.answered(requests[place], response, len(batch) - index)
         finally:
             logging.set_verbosity(level)
         return found
@@ -176,8 +188,7 @@ class HFBackend(Asking, HFLM):
 
     def _generate(self, rows: list[tuple], decoding: Decoding) -> list[Response]:
         window, prompts = self.max_length, [prompt for prompt, _, _ in rows]
-        inputs, lengths = self._inputs(rows, window - min(decoding.max_tokens, window // 2))
-        cut = [length < len(prompt.token_ids) for length, prompt in zip(lengths, prompts, strict=True)]
+        inputs, lengths, cut = self._inputs(rows, window - min(decoding.max_tokens, window // 2))
         limits = [max(1, min(decoding.max_tokens, window - length)) for length in lengths]
         padded = inputs["input_ids"].shape[1]
         ends = RowEnds(self.tokenizer, padded, decoding.until, limits, [prompt.opened for prompt in prompts])
@@ -217,30 +228,27 @@ class HFBackend(Asking, HFLM):
             **known,
         )
 
-    def _inputs(self, rows: list[tuple], longest: int) -> tuple[dict, list[int]]:
-        """A batch padded on the left, on the model's device, and how many tokens each prompt has there."""
-        images = [visuals(request) for _, request, _ in rows]
+    def _inputs(self, rows: list[tuple], longest: int) -> tuple[dict, list[int], list[bool]]:
+        """
+        A batch padded on the left, on the model's device; how many tokens each prompt has there; whether it was cut.
+
+        From a prompt longer than the window the left is cut, as lm-eval does, but never for room beyond half of it.
+        """
+        images, prompts = [visuals(request) for _, request, _ in rows], [prompt for prompt, _, _ in rows]
         if any(images):
-            batch = pictures.encode(self.processor, [prompt.text for prompt, _, _ in rows], images, self.chat)
-            lengths = batch["attention_mask"].sum(1).tolist()
-            if max(lengths) >= self.max_length:
-                raise Unsupported(
-                    f"a prompt with images has {max(lengths)} tokens, the model {self.max_length} positions"
-                )
-            return batch.to(self.device, self.model.dtype), lengths
-        fits = [len(prompt.token_ids) < self.max_length for prompt, _, _ in rows]
-        # from a prompt longer than the window the left is cut, as lm-eval does, but never for room beyond half of it
+            texts, window = [prompt.text for prompt in prompts], (self.max_length, longest)
+            batch, lengths, cut = pictures.encode_within(self.processor, texts, images, self.chat, *window)
+            return batch.to(self.device, self.model.dtype), lengths, cut
+        cut = [len(prompt.token_ids) >= self.max_length for prompt in prompts]
         kept = [
-            prompt.token_ids if fit else prompt.token_ids[-longest:]
-            for (prompt, _, _), fit in zip(rows, fits, strict=True)
+            prompt.token_ids[-longest:] if short else prompt.token_ids
+            for prompt, short in zip(prompts, cut, strict=True)
         ]
-        width = max(map(len, kept))
-        pad = self.tokenizer.pad_token_id
+        lengths, pad = [len(tokens) for tokens in kept], self.tokenizer.pad_token_id
+        width = max(lengths)
         ids = torch.tensor([[pad] * (width - len(tokens)) + list(tokens) for tokens in kept])
         mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in kept])
-        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}, [
-            len(tokens) for tokens in kept
-        ]
+        return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}, lengths, cut
 
     def _ends(self) -> set[int]:
         """Tokens that end a response: the checkpoint's and the tokenizer's."""

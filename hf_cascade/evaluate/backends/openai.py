@@ -32,6 +32,9 @@ class OpenAIBackend(Asking, LM):
         concurrency (`int`, *optional*, defaults to `16`): requests at once.
         timeout_seconds (`float`, *optional*, defaults to `3600.0`): for one answer; long thinking takes long (ours).
         retries (`int`, *optional*, defaults to `4`): of one request.
+
+    Attributes:
+        failure (`str`, *optional*): why answers to the last requests did not come; `None`: all did.
     """
 
     MULTIMODAL = True
@@ -53,8 +56,23 @@ class OpenAIBackend(Asking, LM):
         self._plain.url = self._chat.url.removesuffix(CHAT) + PLAIN
         self.identity = f"openai {self._chat.url.removesuffix(CHAT)} {model}"
         self._scores: bool | None = None  # whether the server gives log-likelihoods; not tried yet
+        self.failure: str | None = None
 
-    def check_chat(self) -> None:
+    def check_server(self) -> None:
+        """
+        Ask for one token.
+
+        Raises:
+            ConnectionError: no answer came.
+        """
+        messages = [{"role": "user", "content": "?"}]
+        body, endpoint = ({"messages": messages}, self._chat) if self.chat else ({"prompt": "?"}, self._plain)
+        try:
+            endpoint.ask([{**body, "max_tokens": 1}], choices_of if self.chat else _plain_choice)
+        except ConnectionError as error:
+            raise ConnectionError(f"{self._chat.model} at {endpoint.url} does not answer: {_reason(error)}") from error
+
+    def check_chat(self, system_prompt: str | None = None) -> None:
         """Chat is what the server is for."""
 
     @property
@@ -108,7 +126,7 @@ class OpenAIBackend(Asking, LM):
             self._plain.ask([body], read)
         except ConnectionError as error:
             raise Unsupported(
-                f"{self._plain.url} gives no log-likelihoods ({_reason(error)}): it needs /completions with echo and "
+                f"{self._plain.url} gives no log-likelihoods ({_reason(error)}). They need /completions with echo and "
                 "logprobs, as vLLM has them"
             ) from error
         self._scores = True
@@ -137,8 +155,9 @@ class OpenAIBackend(Asking, LM):
                 kept(place, found[place])
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # a run that is stopped does not wait for what was sent
+        self.failure = None if dead.error is None else _reason(dead.error)
         if bodies and all(answer is None for answer in found):
-            raise ConnectionError(f"none of {len(bodies)} requests was answered: {_reason(dead.error)}")
+            raise ConnectionError(f"none of {len(bodies)} requests was answered: {self.failure}")
         return found
 
     def _body(self, request: Instance, repeat: int) -> dict:
@@ -151,7 +170,7 @@ class OpenAIBackend(Asking, LM):
             return {"messages": pictures.as_messages(self.messages(context), images), **body}
         self.check_plain(context)
         if images:
-            raise Unsupported("images need a chat: chat: true")
+            raise Unsupported("a server takes images in chats alone, and this suite asks without the chat template")
         if decoding.until:
             body["stop"] = list(decoding.until[:MOST_STOPS])
         return {"prompt": context, **body}

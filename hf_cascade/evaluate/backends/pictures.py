@@ -8,6 +8,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 MARK = "<image>"  # lm-eval's, in every prompt that a task gives
 QWEN = ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>")  # Qwen's processors expand the first and add no others
+PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # of a batch, [B, T]
 DEEP = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")  # modes with more than 8 bits
 
 
@@ -47,6 +48,35 @@ def encode(processor: ProcessorMixin, contexts: list[str], images: list[list[Ima
         padding_side="left",
         return_tensors="pt",
     )
+
+
+def encode_within(
+    processor: ProcessorMixin, contexts: list[str], images: list[list], chat: bool, window: int, longest: int
+) -> tuple[BatchFeature, list[int], list[bool]]:
+    """
+    [`encode`] for a model of `window` positions. Of a prompt that does not fit, the left is left out, as of a text:
+    what remains has at most `longest` tokens, and of an image all or none.
+
+    Returns:
+        `BatchFeature`, each prompt's tokens, and whether its left was left out.
+    """
+    batch = encode(processor, contexts, images, chat)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    cut = [length >= window for length in lengths]
+    if not any(cut):
+        return batch, lengths, cut
+    contexts, images = list(contexts), list(images)
+    for row in [row for row, too_long in enumerate(cut) if too_long]:
+        contexts[row], images[row] = _last_images(processor, contexts[row], images[row], chat, longest)
+    batch = encode(processor, contexts, images, chat)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    for row in [row for row, too_long in enumerate(cut) if too_long]:
+        lengths[row] = min(lengths[row], longest)  # all of it text: the images are in what stays
+        batch["attention_mask"][row, : -lengths[row]] = 0
+        batch["input_ids"][row, : -lengths[row]] = processor.tokenizer.pad_token_id
+    for name in [name for name in PER_TOKEN if name in batch]:
+        batch[name] = batch[name][:, -max(lengths) :]
+    return batch, lengths, cut
 
 
 def image_token(processor: ProcessorMixin) -> str:
@@ -131,6 +161,21 @@ def data_uri(image: Image.Image) -> str:
     file = io.BytesIO()
     rgb(image).save(file, format="PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _last_images(
+    processor: ProcessorMixin, text: str, images: list, chat: bool, longest: int
+) -> tuple[str, list[Image.Image]]:
+    """A context from behind the last image that does not fit on, with the images that do."""
+    token = image_token(processor)
+    marked = _marked(text, len(images), token, 0)
+    token = token if marked.count(token) == len(images) else QWEN[0]  # a template's own, without what goes around it
+    texts = marked.split(token)
+    for first in range(len(images)):
+        rest = token + token.join(texts[first + 1 :])
+        if encode(processor, [rest], [images[first:]], chat)["input_ids"].shape[1] <= longest:
+            return texts[first] + rest, images[first:]
+    return texts[-1], []
 
 
 def _for_server(part: dict) -> dict:

@@ -10,7 +10,16 @@ except ImportError as error:
     ) from error
 
 from hf_cascade.completions import find_loop
-from hf_cascade.evaluate.backends.asking import Asking, Decoding, Response, Unsupported, cut_at, repeats_of, seed_of
+from hf_cascade.evaluate.backends.asking import (
+    Asking,
+    Decoding,
+    Response,
+    Unsupported,
+    check_template,
+    cut_at,
+    repeats_of,
+    seed_of,
+)
 from hf_cascade.evaluate.verbosity import thinking_tokens
 from hf_cascade.rewards.answers import opening_tag
 
@@ -31,13 +40,12 @@ class VLLMBackend(Asking, VLLM):
         super().__init__(pretrained=pretrained, **kwargs)
         self.identity = f"vllm {identity} {self.tokenizer.chat_template}"
 
-    def check_chat(self) -> None:
+    def check_chat(self, system_prompt: str | None = None) -> None:
         """
         Raises:
-            ValueError: there is no chat template.
+            ValueError: there is no chat template, or it takes no system prompt, which lm-eval would leave out.
         """
-        if not self.tokenizer.chat_template:
-            raise ValueError("the model has no chat template: leave chat out")
+        check_template(self.tokenizer, self.tokenizer.name_or_path, system_prompt)
 
     def render(self, context: str) -> str:
         """A prompt as the model reads it: through the chat template where [`Asking.chat`] is set."""
@@ -65,8 +73,8 @@ class VLLMBackend(Asking, VLLM):
             outputs = self._model_generate(requests=tokens, generate=True, sampling_params=settings)
             for request, (_, _, opened, decoding, known), output in zip(some, asked, outputs, strict=True):
                 response = self._response(output.outputs[0], opened, decoding, known)
-                self.answered(request, response)
                 found.append(response)
+                self.answered(request, response, start + len(some) - len(found))
         return found
 
     def _ask(self, request: Instance, repeat: int) -> tuple:

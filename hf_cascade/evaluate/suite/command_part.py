@@ -2,16 +2,21 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
-from hf_cascade import assets, manifest, progress
+from tqdm import tqdm
+
+from hf_cascade import assets, companions, manifest, progress
+from hf_cascade.evaluate.backends.windows import window_of
 from hf_cascade.evaluate.benchmarks.data import VARIABLE
 from hf_cascade.evaluate.config import EvaluateArguments
 from hf_cascade.evaluate.family import Member
-from hf_cascade.evaluate.suite import figures, kept, published, suites
-from hf_cascade.loading import local_weights
+from hf_cascade.evaluate.suite import ahead, figures, kept, published, suites
+from hf_cascade.loading import load_config, local_weights
 
 TASKS = "evals/tasks"
 SAMPLES = "suites"  # in the report's folder: a folder for each model, with every response
@@ -27,8 +32,12 @@ class Suites:
         teacher (`Member`, *optional*): the one of them that is the parent.
         tokenizers (`dict`): theirs by name, of backend hf.
 
+    Attributes:
+        lacks (`list[str]`): what will not be run, and why, as far as it is known before any work.
+
     Raises:
-        ValueError: an unknown suite, task or model of the paper; a parent without figures; no chat template.
+        ValueError: an unknown suite, task or model of the paper; a parent without figures; no chat template, or one
+            that takes no system prompt; nothing that can be run.
         FileNotFoundError: `data` is no folder.
     """
 
@@ -37,24 +46,70 @@ class Suites:
 
         self.arguments, self.members, self.teacher = arguments, members, teacher
         self.suites = [suites.load(name) for name in arguments.suite]
-        known = known_metrics(open_tasks([], TASKS).task_index)
+        tasks = read_yamls(open_tasks([], TASKS).task_index)
+        known = known_metrics(tasks)
         for suite in self.suites:
             suites.check_tasks(suite, known, TASKS)
         if chat := [suite.name for suite in self.suites if suite.chat]:
             for member in members:
-                if member.name in tokenizers and not _has_template(member, tokenizers[member.name]):
-                    raise ValueError(f"suite {chat[0]} asks through a chat template, and {member.name} has none")
+                if member.name in tokenizers:
+                    _check_template(chat[0], member, tokenizers[member.name], arguments.system_prompt)
+        if arguments.backend == "vllm" and find_spec("vllm") is None:
+            raise ValueError(
+                "backend=vllm: vLLM is not installed: pip install vllm, or serve the model elsewhere and give "
+                "--backend openai"
+            )
         for model in arguments.paper_row:
             published.check_model(model)
-        if arguments.data is not None:
-            folder = assets.find(arguments.data)
-            if not folder.is_dir():
-                raise FileNotFoundError(f"data={arguments.data}: it is no folder; give one as evals/rows is")
-            self.data = str(folder.resolve())
-        else:
-            self.data = os.environ.get(VARIABLE)
-        self.judge()  # whether it can be read
+        self.data = self._data([tasks[task] for suite in self.suites for task in suite.tasks])
+        models = {member.name: self._able(member) for member in members}
+        self.lacks = ahead.lacks(self.suites, tasks, models, self._judged(), self.data) if members else []
+        self._served = None
         self._given_parent = None if arguments.parent is None else kept.parent_from(arguments.parent)
+
+    def _data(self, yamls: list[dict]) -> str | None:
+        """
+        The folder with the benchmarks' rows; `None`: the Hub.
+
+        Raises:
+            FileNotFoundError: it is no folder.
+        """
+        named = "data" if self.arguments.data is not None else VARIABLE
+        given = self.arguments.data if self.arguments.data is not None else os.environ.get(VARIABLE)
+        if not given or (named == VARIABLE and not ahead.repos_of(yamls)):
+            return given or None
+        places = [Path(given).expanduser(), assets.root() / given]
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
+            raise FileNotFoundError(
+                f"{named}={given}: it is no folder; give one with a folder for each dataset, as evals/rows is"
+            )
+        return str(folder.resolve())
+
+    def _judged(self) -> bool:
+        """
+        Whether flags or `HFC_JUDGE_*` name a judge.
+
+        Raises:
+            ValueError: its settings cannot be read, or its address is none.
+        """
+        from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings, NoJudge
+        from hf_cascade.rewards.endpoint import ChatEndpoint
+
+        try:
+            judge = self.judge() or JudgeSettings.from_environment()
+        except NoJudge:
+            return False
+        ChatEndpoint(judge.url, judge.model, judge.key_variable)  # is not asked yet
+        return True
+
+    def _able(self, member: Member) -> ahead.Able:
+        """What a model can be asked, by its config; behind a server it is not known."""
+        if self.arguments.backend == "openai":
+            return ahead.Able()
+        config = load_config(member.source)
+        images = self.arguments.backend == "hf" and getattr(config, "vision_config", None) is not None
+        return ahead.Able(images, window_of(config))
 
     def open(self, member: Member):
         """What answers for a model: an `lm_eval.api.model.LM`; of backend hf its `model` is the loaded model."""
@@ -70,7 +125,8 @@ class Suites:
         given = self.arguments
         if given.backend == "openai":
             name = given.served_model_name or given.model[0]
-            return open_backend(name, "openai", url=given.base_url)
+            self._served = self._served or open_backend(name, "openai", url=given.base_url)  # one model, once
+            return self._served
         if given.backend == "vllm":
             return open_backend(member.source, "vllm", dtype=given.dtype)
         return open_backend(member.source, "hf", batch_size=given.batch_size, dtype=given.dtype)
@@ -80,26 +136,49 @@ class Suites:
         Conformance of the tasks, before a model is loaded; on the first process.
 
         Raises:
-            ValueError: a scorer is wrong.
+            ValueError: a scorer is wrong, or a server does not answer.
         """
         from hf_cascade.evaluate.conformance.prove import record
 
         if int(os.environ.get("RANK", 0)) > 0:
             return None
+        if self.arguments.backend == "openai":
+            self._check_server()
         folders = [Path(member.source) for member in self.members if Path(member.source).is_dir()]
         known = next((found for folder in folders if (found := (kept.read(folder) or {}).get("conformance"))), None)
         tasks = list(dict.fromkeys(task for suite in self.suites for task in suite.tasks))
 
-        def told(done: int, total: int, name: str) -> None:
-            progress.report(done, total, label=f"conformance of {name}")
+        shown = sys.stderr.isatty() and not os.environ.get(progress.EVENTS_VARIABLE)
+        with tqdm(total=len(tasks), unit=" scorers", leave=False, disable=not shown) as bar:
 
-        return record(tasks, known, told)
+            def told(done: int, total: int, name: str) -> None:
+                progress.report(done, total, label=f"conformance of {name}")
+                bar.set_description(f"conformance of {name}", refresh=False)
+                bar.update(done + len(tasks) - total - bar.n)
+
+            return record(tasks, known, told)
+
+    def _check_server(self):
+        """`ValueError` where nobody answers, or not for this model."""
+        lm = self.open(self.members[0])
+        lm.chat = any(suite.chat for suite in self.suites)
+        try:
+            lm.check_server()
+        except ConnectionError as error:
+            raise ValueError(
+                f"base_url={self.arguments.base_url}: {error}. See whether the server runs, serves that model "
+                "(--served_model_name) and gets its key (OPENAI_API_KEY)"
+            ) from error
 
     def weights(self, member: Member) -> str | None:
         """Hash of a model's weights; `None` of a model behind a server that has no folder here."""
         if self.arguments.backend == "openai" and not Path(member.source).is_dir():
             return None
         return manifest.weights_sha256(local_weights(member.source))
+
+    def companions(self, member: Member) -> dict | None:
+        """Hashes of what decides answers beside the weights; `None` of a model that has no folder here."""
+        return companions.digests(member.source) if Path(member.source).is_dir() else None
 
     def run(self, member: Member, lm, report: Callable[[float], None]) -> dict[str, dict]:
         """
@@ -116,7 +195,7 @@ class Suites:
         from hf_cascade.evaluate.suite.run import run_suite
 
         if any(suite.chat for suite in self.suites):
-            lm.check_chat()  # before hours of other suites
+            lm.check_chat(self.arguments.system_prompt)  # before hours of other suites
         found: dict[bool, dict] = {}
         chats = sorted({suite.chat for suite in self.suites})
         for index, chat in enumerate(chats):
@@ -213,26 +292,40 @@ class Suites:
         return kept.parent_of(member)
 
 
-def known_metrics(index: dict) -> dict[str, list[str] | None]:
+def read_yamls(index: dict) -> dict[str, dict]:
     """
-    Tasks, without groups, to the metrics that their YAML names; what it refers to is not imported, no rows are read.
+    The YAML of each task, without groups; what it refers to is not imported, no rows are read.
 
     Args:
         index (`dict`): lm-eval's `TaskManager.task_index`.
     """
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    known = {}
-    for name, entry in index.items():
-        given = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {}
-        if "group" not in given:
-            known[name] = [metric["metric"] for metric in given.get("metric_list") or []] or None
-    return known
+    read = {
+        name: load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else {} for name, entry in index.items()
+    }
+    return {name: given for name, given in read.items() if "group" not in given}
 
 
-def _has_template(member: Member, tokenizer) -> bool:
-    """Whether there is a chat template, of the tokenizer or of a processor."""
-    return bool(tokenizer.chat_template) or any(Path(member.source).glob("chat_template*"))
+def known_metrics(tasks: dict[str, dict]) -> dict[str, list[str] | None]:
+    """The metrics that tasks' YAMLs name."""
+    return {
+        name: [metric["metric"] for metric in given.get("metric_list") or []] or None for name, given in tasks.items()
+    }
+
+
+def _check_template(suite: str, member: Member, tokenizer, system_prompt: str | None) -> None:
+    """
+    Raises:
+        ValueError: there is no chat template, of the tokenizer or of a processor, or it takes no system prompt.
+    """
+    from hf_cascade.evaluate.backends.asking import check_template
+
+    if not tokenizer.chat_template:
+        if not any(Path(member.source).glob("chat_template*")):
+            raise ValueError(f"suite {suite} asks through a chat template, and {member.name} has none")
+        return
+    check_template(tokenizer, member.name, system_prompt)
 
 
 def nothing_ran(results: dict) -> bool:

@@ -15,7 +15,7 @@ class SuiteArguments:
 
     Args:
         suite (`list[str]`, *optional*): suites of `evals/suites`: the paper's `table2` ... `table5`, `base` (2 and 3),
-            `instruct` (4), `reasoning` (5), `tiny`.
+            `instruct` (4), `reasoning` (5), `extra` (long context and copying), `tiny`.
         backend (`str`, *optional*, defaults to `"hf"`): what answers: `hf` is transformers in this process, `vllm` is
             vLLM in this process, `openai` a server at `base_url`.
         base_url (`str`, *optional*): OpenAI-compatible server of backend `openai`, as `http://HOST:8000/v1`; its key is
@@ -41,26 +41,59 @@ class SuiteArguments:
             its own, or that of a report, `suites/<model>`. Unset, `teacher`, or what the model's cascade.json names.
     """
 
-    suite: list[str] = field(default_factory=list, metadata={"help": "Suites of benchmarks, as table3."})
-    backend: str = field(default="hf", metadata={"help": "What answers a suite.", "choices": list(BACKENDS)})
-    base_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible server of backend openai."})
-    served_model_name: str | None = field(default=None, metadata={"help": "The model's name at base_url."})
-    system_prompt: str | None = field(default=None, metadata={"help": "System message of chat suites."})
-    samples: int | None = field(default=None, metadata={"help": "Responses to each problem of a sampled task."})
-    max_gen_tokens: int | None = field(default=None, metadata={"help": "Tokens of a suite's response at most."})
-    suite_temperature: float | None = field(default=None, metadata={"help": "Temperature of a suite's responses."})
-    suite_top_p: float | None = field(default=None, metadata={"help": "top_p of a suite's responses."})
-    data: str | None = field(default=None, metadata={"help": "Folder with the benchmarks' rows, as evals/rows."})
-    judge_url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint of the judge."})
+    suite: list[str] = field(
+        default_factory=list,
+        metadata={"help": "table2 ... table5, base (2, 3), instruct (4), reasoning (5), extra, tiny."},
+    )
+    backend: str = field(
+        default="hf",
+        metadata={"help": "What answers: transformers here, vLLM here, or a server.", "choices": list(BACKENDS)},
+    )
+    base_url: str | None = field(
+        default=None, metadata={"help": "Server of backend openai, as http://HOST:8000/v1; key in OPENAI_API_KEY."}
+    )
+    served_model_name: str | None = field(
+        default=None, metadata={"help": "The model's name at base_url. Unset: model."}
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "System message of suites that are asked as chats."}
+    )
+    samples: int | None = field(
+        default=None, metadata={"help": "Responses to each problem of a sampled task. Unset: the task's."}
+    )
+    max_gen_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens of a response at most. Unset: the task's."}
+    )
+    suite_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of responses; 0 is greedy. Unset: the task's."}
+    )
+    suite_top_p: float | None = field(default=None, metadata={"help": "top_p of responses. Unset: the task's."})
+    data: str | None = field(
+        default=None, metadata={"help": "Folder with the benchmarks' rows. Unset: HFC_EVAL_DATA, else the Hub."}
+    )
+    judge_url: str | None = field(
+        default=None, metadata={"help": "OpenAI-compatible endpoint of the judge, as http://HOST:8000/v1."}
+    )
     judge_model: str | None = field(default=None, metadata={"help": "The judge's name at that endpoint."})
     judge_api_key_variable: str = field(
         default="OPENAI_API_KEY", metadata={"help": "Environment variable with the judge's key."}
     )
-    judge_cache: str | None = field(default=None, metadata={"help": "File that keeps judgements."})
-    judge_max_requests: int | None = field(default=None, metadata={"help": "Requests to the judge at most."})
-    judge_max_tokens: int | None = field(default=None, metadata={"help": "Tokens of a judgement at most."})
-    paper_row: list[str] = field(default_factory=list, metadata={"help": "The paper's model, as 'Ministral 3 8B'."})
-    parent: str | None = field(default=None, metadata={"help": "Folder whose evals.json has the parent's figures."})
+    judge_cache: str | None = field(
+        default=None, metadata={"help": "File that keeps judgements, so that none is paid for twice."}
+    )
+    judge_max_requests: int | None = field(
+        default=None, metadata={"help": "Requests to the judge, after which its tasks stop. Unset: no limit."}
+    )
+    judge_max_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens of a judgement at most. Unset: the task's."}
+    )
+    paper_row: list[str] = field(
+        default_factory=list,
+        metadata={"help": "The paper's model beside each, as 'Ministral 3 8B'. Unset: that of equal sizes."},
+    )
+    parent: str | None = field(
+        default=None, metadata={"help": "Folder with the parent's evals.json. Unset: teacher, or by cascade.json."}
+    )
 
     def _check_suite(self):
         """`ValueError` for what cannot be, before anything is read."""

@@ -114,9 +114,28 @@ def _row(row: Row, tasks: list[dict | None]) -> dict:
     for name, what in _WINDOW.items():
         if most := max(task.get(name) or 0 for task in tasks):
             figures["short"].append(f"the model's window is too short for {100 * most:.3g}% of the {what}")
+    figures["short"] += dict.fromkeys(filter(None, [*map(_cut_off, tasks), _missing(tasks)]))
     for name in ("pass_at", "maj_at"):
         figures[name] = {k: at * scale for k, at in (first.get(name) or {}).items()} if len(tasks) == 1 else {}
     return figures
+
+
+def _missing(tasks: list[dict]) -> str | None:
+    """Whether answers did not come, as of a server in trouble."""
+    lost, asked = (sum(task.get(name) or 0 for task in tasks) for name in ("missing", "asked"))
+    why = next((f" (the last error: {task['failure']})" for task in tasks if task.get("failure")), "")
+    return f"{lost:,} of {asked:,} answers did not come{why}; the same command asks for them again" if lost else None
+
+
+def _cut_off(task: dict) -> str | None:
+    """Whether responses are cut off at fewer tokens than the task allows."""
+    told = task.get("protocol") or {}
+    used, own = told.get("max_gen_tokens"), told.get("task_max_gen_tokens")
+    if not task.get("truncated") or not used or not own or used >= own:
+        return None
+    return (
+        f"{100 * task['truncated']:.3g}% of the responses cut off at {used:,} tokens, of which the task allows {own:,}"
+    )
 
 
 def _error(tasks: list[dict], errors: list[float | None]) -> float | None:

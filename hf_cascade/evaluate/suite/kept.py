@@ -4,11 +4,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from hf_cascade import assets, manifest
+from hf_cascade import assets, companions, manifest
 from hf_cascade.evaluate.family import Member
 from hf_cascade.evaluate.suite.figures import RUN
 
 EVALS = "evals.json"
+COMPANIONS = "companions"  # key of evals.json: hashes of tokenizer, chat template, processor, generation config
 _HELD = ("heldout", "long", "retention", "teacher")
 _ASKED = {"tasks": ("tasks",), "preference": ("preference", "comparison")}
 
@@ -18,7 +19,8 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
     A model's new figures with those of earlier runs that they do not replace, if the weights are the same.
 
     Args:
-        new (`dict`): for evals.json; `weights_sha256` says of which weights.
+        new (`dict`): for evals.json; `weights_sha256` says of which weights, `companions` with which tokenizer, chat
+            template, processor and generation config.
         folder (`Path`): holds the earlier evals.json, if there is one.
 
     Returns:
@@ -29,12 +31,11 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
         ValueError: the earlier file is no JSON.
     """
     earlier = read(folder)
-    if earlier is None or earlier.get("weights_sha256") is None:
+    if earlier is None:
         return new, []
-    if earlier["weights_sha256"] != new["weights_sha256"]:
-        what = list(earlier.get("suites") or {})
-        lines = [f"{folder / EVALS}: {', '.join(what)} dropped: they were measured on other weights"] * bool(what)
-        return new, lines
+    if why := _other_model(earlier, new):
+        lost = _lost(earlier, new)
+        return new, [f"{folder / EVALS}: {', '.join(lost)} dropped: {why}"] * bool(lost)
     before, now, lines = earlier.get("suites") or {}, new.get("suites") or {}, []
     if now and before and _scorers(earlier) != _scorers(new):
         lines = [f"{folder / EVALS}: {', '.join(before)} dropped: they were scored otherwise than hf-cascade does now"]
@@ -49,6 +50,30 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
         if not new.get(part):
             merged |= {name: earlier[name] for name in names if name in earlier}
     return merged, lines
+
+
+def _other_model(earlier: dict, new: dict) -> str:
+    """Why earlier figures are not of the model that was measured now; empty if they are."""
+    if earlier.get("weights_sha256") is None:
+        return "which weights they were measured on was not recorded"
+    if earlier["weights_sha256"] != new["weights_sha256"]:
+        return "they were measured on other weights"
+    return _other_companions(earlier.get(COMPANIONS), new.get(COMPANIONS))
+
+
+def _lost(earlier: dict, new: dict) -> list[str]:
+    """What was measured before, and not now."""
+    parts = {"heldout": "held-out text", "tasks": "tasks", "preference": "answers to prompts"}
+    suites = [name for name in earlier.get("suites") or {} if name not in (new.get("suites") or {})]
+    return suites + [what for part, what in parts.items() if earlier.get(part) and not new.get(part)]
+
+
+def _other_companions(before: dict | None, now: dict | None) -> str:
+    """Why figures are of the same weights, and yet of another model."""
+    if before is None and now is not None:
+        return "which tokenizer and chat template they were measured with was not recorded"
+    changed = companions.differences(before or {}, now or {})
+    return f"since they were measured: {', '.join(changed)}" if changed else ""
 
 
 def _scorers(figures: dict) -> str | None:

@@ -67,11 +67,11 @@ def _draw(results: dict, suite: dict, rows: list[dict], models: list[dict]) -> F
         for line in range(1, len(panel)):
             axes.axhline(line - 0.5, color="#ECECEC", linewidth=1, zorder=0)
         axes.margins(x=0.06)
-        axes.xaxis.set_major_locator(MaxNLocator(8))
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5, 10]))
         axes.set_xlabel(_unit(panel, suite, models), fontsize=9)
     handles = [key(name, colour, "o") for name, colour in colours.items()]
     handles += [key(parent_label(parent), INK, "s")] if shown else []
-    handles += [key("the paper's, same size", GREY, "D", hollow=True)] * ("paper" in marks)
+    handles += [key("the paper's", GREY, "D", hollow=True)] * ("paper" in marks)
     handles += [Line2D([], [], color=GREY, linewidth=3.5, label="95%, samples drawn anew")] * ("within" in marks)
     handles += [key("chance", GREY, "|")] * ("chance" in marks)
     widest = max(len(handle.get_label()) for handle in handles)

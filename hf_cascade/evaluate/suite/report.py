@@ -1,5 +1,7 @@
 """Suites in report.md and on the terminal: every benchmark beside the paper's figure, the parent's, and chance."""
 
+from collections.abc import Callable
+
 from hf_cascade.evaluate import tables
 from hf_cascade.evaluate.suite import published
 from hf_cascade.evaluate.suite.completeness import data_label, joined
@@ -11,10 +13,14 @@ NOTES = """\
   they share their questions.
 - **chance**: the value of a model that knows nothing.
 """
+NO_PAPER = """\
+The paper's figures are not beside these: no model has exactly the sizes of one of the paper's. `--paper_row` names one,
+as `--paper_row "Ministral 3 8B"`; the responses are kept, so that nothing is asked again.
+"""
 PAPER_NOTES = """\
 - **(paper)**: the figure of Ministral 3 (arXiv {arxiv}) for the model of the same sizes, or of `paper_row`. **minus
-  paper**: the model's less it, and whether it is inside of the model's interval; where only samples can differ, of the
-  second one.
+  paper**: the model's figure less the paper's, and whether the paper's is inside the model's interval: that in (±)
+  where there is one and all rows were run, for then only the samples differ.
 """
 PARENT_NOTES = """\
 - **of {parent}**: the model's value over the parent's (of a loss, the parent's over it), in percent.
@@ -158,30 +164,29 @@ def decoding(figures: dict) -> str:
 
 def not_run(results: dict, suite: dict) -> list[str]:
     """`RACE High, MMMU: reason`, each reason once; with the models' names where it is not all of them."""
+    return _reasons(results, suite, lambda one: None if one["status"] == RUN else one["reason"])
+
+
+def short(results: dict, suite: dict) -> list[str]:
+    """`RACE High: figures of 8 of 3,498 rows`: what was measured on a part of its benchmark, told as by [`not_run`]."""
+    return _reasons(results, suite, lambda one: joined(one["short"], "; ", "reasons") if one.get("short") else None)
+
+
+def _reasons(results: dict, suite: dict, of: Callable[[dict], str | None]) -> list[str]:
+    """What is to be said of rows, each thing once."""
     told: dict[tuple[str, tuple], list[str]] = {}
     models = measured(results, suite)
     for row in suite["rows"]:
         reasons: dict[str, list[str]] = {}
         for model in models:
-            one = _rows(model, suite)[row["label"]]
-            if one["status"] != RUN:
-                reasons.setdefault(one["reason"], []).append(model["name"])
+            if (reason := of(_rows(model, suite)[row["label"]])) is not None:
+                reasons.setdefault(reason, []).append(model["name"])
         for reason, names in reasons.items():
             told.setdefault((reason, tuple(names)), []).append(row["label"])
     return [
         f"{', '.join(labels)}{'' if len(names) == len(models) else ' (' + ', '.join(names) + ')'}: {reason}"
         for (reason, names), labels in told.items()
     ]
-
-
-def short(results: dict, suite: dict) -> list[str]:
-    """`RACE High: the first 8 of 3,498 rows`: what was measured on a part of its benchmark."""
-    told = {}
-    for row in suite["rows"]:
-        for model in measured(results, suite):
-            if parts := _rows(model, suite)[row["label"]].get("short"):
-                told[f"{row['label']}: {joined(parts, '; ', 'reasons')}"] = None
-    return list(told)
 
 
 def summary_text(results: dict) -> str:
@@ -191,8 +196,9 @@ def summary_text(results: dict) -> str:
         header, rows = table(results, suite, brief=True)
         missing = not_run(results, suite)
         told = [f"not run: {line}" for line in missing]
-        part = short(results, suite)
-        told += [f"not the whole benchmark, so not comparable: {len(part)} of {len(rows)} rows"] * bool(part)
+        models = measured(results, suite)
+        part = sum(any(_rows(model, suite)[row["label"]].get("short") for model in models) for row in suite["rows"])
+        told += [f"not the whole benchmark, so not comparable: {part} of {len(rows)} rows"] * bool(part)
         parts.append("\n".join([suite["title"], tables.text(header, rows), *told]))
     return "\n\n".join(parts)
 
@@ -234,7 +240,7 @@ def _cell(one: dict, kind: str | None, row: dict) -> str:
         return f"{one['difference']:+.{1 if row['scale'] != 1 else 3}f}{place}".replace("-", "−")
     if kind == "retention":
         return tables.percent(one["retention"])
-    value = number(one["value"], row)
+    value = number(one["value"], row).replace("-", "−")
     if one["stderr"] is None:
         return value
     if not is_even(one):
@@ -255,6 +261,9 @@ def _papers(row: dict) -> str:
 
 def _section(results: dict, suite: dict) -> str:
     parts = [f"## {suite['title']}\n", tables.markdown(*table(results, suite))]
+    rows = [row for model in measured(results, suite) for row in _rows(model, suite).values()]
+    if any(row["published"] for row in suite["rows"]) and all(row.get("paper") is None for row in rows):
+        parts.append(NO_PAPER)
     if lines := not_run(results, suite):
         parts.append("Not run:\n\n" + "".join(f"- {line}\n" for line in lines))
     if lines := short(results, suite):

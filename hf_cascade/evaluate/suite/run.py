@@ -16,14 +16,14 @@ from hf_cascade.evaluate.benchmarks import data
 from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.harness import open_tasks, prepare, quiet
 from hf_cascade.evaluate.suite.samples import GENERATED, Progress, collect
-from hf_cascade.evaluate.suite.scoring import aggregate, score
+from hf_cascade.evaluate.suite.scoring import NoVerdicts, aggregate, score
 from hf_cascade.evaluate.suite.settings import SuiteSettings
 from hf_cascade.evaluate.suite.store import Store
 from hf_cascade.rewards.running import SandboxUnavailable
 
 RUN, NOT_RUN = "run", "not run"
 # what a task may lack; anything else is a fault, of which the log has the whole trace
-LACKS = (data.MissingData, Unsupported, SandboxUnavailable, ConnectionError, ImportError)
+LACKS = (data.MissingData, data.UnusableData, Unsupported, SandboxUnavailable, ConnectionError, ImportError, NoVerdicts)
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +57,7 @@ def run_suite(
     manager = open_tasks(tasks, settings.tasks_path, {"tokenizer": tokenizer} if tokenizer else None)
     if hasattr(lm, "check_chat"):
         if settings.chat:
-            lm.check_chat()
+            lm.check_chat(settings.system_prompt)
         lm.chat, lm.system_prompt, lm.seed = settings.chat, settings.system_prompt, settings.seed
     elif settings.chat:
         raise ValueError(f"{type(lm).__name__} renders no chats: open the model with open_backend, or leave chat out")
@@ -95,21 +95,22 @@ def _load(lm: LM, name: str, manager: TaskManager) -> dict[str, Task]:
     needed = ((manager.task_index[name].cfg or {}).get("metadata") or {}).get("positions", 0)
     window = getattr(lm, "max_length", None) or needed
     if window < needed:
-        raise Unsupported(f"it measures a window of {needed:,} tokens, and the model has {window:,} positions")
+        raise Unsupported(f"the model's window of {window:,} tokens is shorter than the one that is measured")
     return manager.load([name])["tasks"]
 
 
 def _run_task(lm: LM, task: Task, settings: SuiteSettings, folder: Path, progress: Progress) -> dict:
     """One task; figures on the first process."""
-    began, store = time.monotonic(), Store(folder, progress.task, lm.rank)
+    began, store, own = time.monotonic(), Store(folder, progress.task, lm.rank), _decoding(task)
     lm.barrier()  # all have read what is there before anything is written
     # every process comes to the next line, whatever happened to it
     parts = lm.gather_object(_attempt(lambda: _rows(lm, task, settings, store, progress)), dst=0)
     figures = {}
     if lm.rank == 0:
-        figures = _finish(task, parts, store)
+        figures = _finish(task, parts, store, getattr(lm, "failure", None))
         if figures["status"] == RUN:
             figures |= {**_described(task, settings, figures), "seconds": time.monotonic() - began}
+            figures["protocol"]["task_max_gen_tokens"] = own and own.max_tokens
     lm.barrier()
     return figures
 
@@ -161,7 +162,8 @@ def measure(lm: LM, task: Task, settings: SuiteSettings, store: Store | None, pr
 
 def configure(task: Task, settings: SuiteSettings) -> None:
     """
-    Put the settings' decoding and number of samples in place of the task's own.
+    Put the settings' decoding and number of samples in place of the task's own; a task that does not sample has one
+    response to each problem.
 
     Raises:
         Unsupported: several samples by greedy decoding.
@@ -169,17 +171,18 @@ def configure(task: Task, settings: SuiteSettings) -> None:
     if task.OUTPUT_TYPE != GENERATED:
         return  # nothing is sampled
     task.set_config("generation_kwargs", {**(task.config.generation_kwargs or {}), **settings.generation()})
-    if settings.samples is not None:
+    greedy = _decoding(task).temperature == 0
+    if settings.samples is not None and (task.config.repeats > 1 or not greedy):
         task.set_config("repeats", settings.samples)
-    if task.config.repeats > 1 and Decoding.of(task.config.generation_kwargs).temperature == 0:
+    if task.config.repeats > 1 and greedy:
         raise Unsupported(
-            f"samples={task.config.repeats} with greedy decoding would be as many times one response: "
-            "leave samples out, or give a temperature above 0"
+            f"greedy decoding would give {task.config.repeats} times one response: give --samples 1 too, or a "
+            "temperature above 0"
         )
 
 
-def _finish(task: Task, parts: list[tuple], store: Store) -> dict:
-    """Figures from the rows of all processes; writes the samples with their verdicts."""
+def _finish(task: Task, parts: list[tuple], store: Store, failure: str | None) -> dict:
+    """Figures from the rows of all processes; writes the samples with their verdicts. `failure`: why answers lack."""
     reasons = [reason for _, reason in parts if reason is not None]
     if reasons:
         return {"status": NOT_RUN, "reason": reasons[0]}
@@ -187,13 +190,16 @@ def _finish(task: Task, parts: list[tuple], store: Store) -> dict:
     store.reload()
     store.merge(_records(rows, store))
     figures, reason = _attempt(lambda: aggregate(task, rows))
-    return {"status": NOT_RUN, "reason": reason} if reason else {"status": RUN, "reason": None, **figures}
+    failure = failure if any(not sample["received"] for row in rows for sample in row["samples"]) else None
+    if reason:
+        return {"status": NOT_RUN, "reason": f"{reason}; the last error: {failure}" if failure else reason}
+    return {"status": RUN, "reason": None, **figures, "failure": failure}
 
 
 def _described(task: Task, settings: SuiteSettings, figures: dict) -> dict:
     """What a task is, and how it was asked."""
-    about, generated = task.config.metadata or {}, task.OUTPUT_TYPE == GENERATED
-    decoding = Decoding.of(task.config.generation_kwargs) if generated else None
+    about, decoding = task.config.metadata or {}, _decoding(task)
+    generated = decoding is not None
     return {
         "chance": about.get("chance"),
         "num_fewshot": about.get("num_fewshot", task.config.num_fewshot),
@@ -211,6 +217,11 @@ def _described(task: Task, settings: SuiteSettings, figures: dict) -> dict:
         },
         "judge": _judge(figures) if "judge" in (about.get("needs") or ()) else None,
     }
+
+
+def _decoding(task: Task) -> Decoding | None:
+    """How a task's responses are generated; `None` of one that scores continuations."""
+    return Decoding.of(task.config.generation_kwargs) if task.OUTPUT_TYPE == GENERATED else None
 
 
 def _judge(figures: dict) -> dict:

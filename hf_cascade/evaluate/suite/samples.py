@@ -16,12 +16,13 @@ from hf_cascade.evaluate.suite.settings import SuiteSettings
 from hf_cascade.evaluate.suite.store import Store, key_of
 
 GENERATED = "generate_until"
+EVERY_SECONDS = 60.0  # between two lines in a log; ours
 
 
 class Progress:
     """
-    How many of a task's requests are answered: to `report` (share, and what is left in words), or as a line on a
-    terminal.
+    How many of a task's requests are answered: to `report` (share, and what is left in words), as a bar on a terminal,
+    or where neither is there, as of a batch job, as a line a minute.
     """
 
     def __init__(self, task: str, report: Callable[[float, str], None] | None = None, shown: bool = True):
@@ -31,16 +32,18 @@ class Progress:
     def start(self, total: int, known: int) -> None:
         """Requests of the task, and those that need not be asked."""
         self.total, self.done, self.known, self._started = total, known, known, time.monotonic()
+        self._told = self._started
         if self.shown and self.report is None and sys.stderr.isatty():
             self._bar = tqdm(total=total, initial=known, desc=self.task, unit=" answers", leave=False)
         self._tell()
 
-    def step(self) -> None:
-        """One more is answered."""
+    def step(self, following: int = 0) -> None:
+        """One more is answered; `following` others will be told right after it, and what is left is told with them."""
         self.done += 1
         if self._bar is not None:
             self._bar.update()
-        self._tell()
+        if not following:
+            self._tell()
 
     def close(self) -> None:
         """No more will be."""
@@ -48,12 +51,19 @@ class Progress:
             self._bar.close()
 
     def _tell(self) -> None:
-        if self.report is None or not self.shown:
+        if not self.shown or self._bar is not None:
             return
-        label, new = f"{self.task}: {self.done:,} of {self.total:,} answers", self.done - self.known
+        now = time.monotonic()
+        if self.report is None and now - self._told < EVERY_SECONDS:
+            return
+        self._told, new = now, self.done - self.known
+        label = f"{self.task}: {self.done:,} of {self.total:,} answers"
         if new and self.done < self.total:
-            label += f", {_duration((time.monotonic() - self._started) / new * (self.total - self.done))} left"
-        self.report(self.done / max(1, self.total), label)
+            label += f", {_duration((now - self._started) / new * (self.total - self.done))} left"
+        if self.report is None:
+            print(label, file=sys.stderr, flush=True)
+        else:
+            self.report(self.done / max(1, self.total), label)
 
 
 class _Hook(CacheHook):
@@ -105,7 +115,7 @@ def collect(lm: LM, task: Task, settings: SuiteSettings, store: Store | None, pr
             request.known = _known(lm, request, answer)
             if store is not None:
                 store.add(_record(request, answer))
-        progress.step()
+        progress.step(getattr(lm, "following", 0) if request.request_type == GENERATED else 0)
 
     try:
         for kind in dict.fromkeys(one.request_type for one in waiting):

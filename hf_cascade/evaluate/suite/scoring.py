@@ -17,6 +17,10 @@ BOOTSTRAP = 1000  # resamples where a standard error has no formula; lm-eval's 1
 PLAIN = "none"  # lm-eval's name of a filter that has none
 
 
+class NoVerdicts(ValueError):
+    """Not one row of a task can be scored: it is "not run"."""
+
+
 def score(task: Task, samples: list[Instance]) -> list[dict]:
     """
     Score the rows of one process.
@@ -61,16 +65,16 @@ def aggregate(task: Task, rows: list[dict]) -> dict:
     Returns:
         `dict`: `metric`, `value`, `stderr`, `higher_is_better`, `share` (no row is below 0 or above 1), `all`,
         `rows`, `within_problem`, `samples`, `distinct`, `unparsed`, `unfinished`, `truncated`, `looped`, `cut_prompts`,
-        `clipped`, `output_tokens`, `thinking_tokens`, `pass_at`, `maj_at`.
+        `clipped`, `output_tokens`, `thinking_tokens`, `pass_at`, `maj_at`, and `missing` of `asked` answers.
 
     Raises:
-        ValueError: no row has a figure.
+        NoVerdicts: no row has a figure.
     """
     names = dict.fromkeys(name for row in rows for name in row["metrics"])
     wanted = [entry["metric"] for entry in task.config.metric_list or ()]
     first = next((name for want in wanted for name in names if name.split(" (")[0] == want), None)
     if first is None:
-        raise ValueError("not one row has a verdict: all answers, or all judgements of them, are missing")
+        raise NoVerdicts("not one row has a verdict: each lacks an answer, or all judgements of it")
     figures = {name: _figure(task, name, [row["metrics"][name] for row in rows if name in row["metrics"]])
                for name in names}  # fmt: skip
     if figures[first]["stderr"] is None and f"{first}_error" in figures:  # a scorer that has its own
@@ -91,6 +95,8 @@ def aggregate(task: Task, rows: list[dict]) -> dict:
         and all(0 <= row["metrics"].get(first, 0) <= 1 for row in rows),
         "all": figures,
         "rows": sum(first in row["metrics"] for row in rows),
+        "asked": len(samples),
+        "missing": len(samples) - received,
         "within_problem": value("within_problem"),
         "samples": received if generated else sum(bool(row["metrics"]) for row in rows),
         "distinct": _mean([row["distinct"] for row in rows if row["distinct"] is not None]) if generated else None,
