@@ -90,7 +90,7 @@ class JudgeSettings:
             raise NoJudge(
                 f"this task needs a judge, a chat model at an OpenAI-compatible server: set {' and '.join(missing)} "
                 f"(and {PREFIX}KEY_VARIABLE, the name of the variable that holds its key, if it needs one), or give "
-                "hf-cascade evaluate --judge_url and --judge_model; lm-eval's own command line ends here, so leave Arena "
+                "hf-cascade evaluate --judge_url and --judge_model; lm-eval's own command line ends here: leave Arena "
                 "Hard, WildBench and MM-MT-Bench out of its --tasks"
             )
         return cls(**{name: _read(PREFIX + name.upper(), known[name], text) for name, text in given.items()})
