@@ -75,7 +75,7 @@ def _draw(results: dict, suite: dict, rows: list[dict], models: list[dict]) -> F
     handles += [Line2D([], [], color=GREY, linewidth=3.5, label="95%, samples drawn anew")] * ("within" in marks)
     handles += [key("chance", GREY, "|")] * ("chance" in marks)
     widest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, min(4, len(handles), LEGEND // (widest + 6)))
+    columns = max(1, min(5, len(handles), LEGEND // (widest + 6)))
     grid[0, 0].legend(handles=handles, **UNDER_TITLE, ncols=columns, fontsize=9)
     grid[0, 0].set_title(suite["title"], pad=12 + 15 * -(-len(handles) // columns))
     return figure
