@@ -138,6 +138,8 @@ def main(argv: list[str] | None = None) -> int:
 def _with_config(argv: list[str]) -> list[str]:
     """A command line with `--config FILE` as two words, which TRL's parser asks for, and FILE found from anywhere."""
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    if words[-1:] == ["--config"]:
+        raise ValueError("--config needs a FILE after it")
     for place, word in enumerate(words[:-1], start=1):
         if word == "--config":
             try:

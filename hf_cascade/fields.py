@@ -201,8 +201,8 @@ def _default(value: ast.expr | None, module: str) -> str:
     value = _followed(value, module)
     try:
         literal = ast.literal_eval(value)
-    except ValueError:
-        return ast.unparse(value)
+    except ValueError:  # worked out; a bare name that leads nowhere says nothing
+        return "" if isinstance(value, ast.Name) else ast.unparse(value)
     if literal is None or literal == []:
         return ""
     if isinstance(literal, list | tuple):

@@ -115,7 +115,7 @@ def check(word: str, argv: list[str]) -> None:
     negated = [f"no_{flag.name}" for flag in known.values() if flag.default == "true"]
     allowed = [*known, *READ_BY_PARSERS, *negated]
     given = [part[2:].partition("=")[0] for part in _before_dashes(argv) if part.startswith("--")]
-    given = [name.replace("-", "_") for name in given]
+    given = [name.replace("-", "_") for name in given if " " not in name]  # with one, it is a value to argparse
     help = f"`hf-cascade {word} --help` explains all"
     for name in given:
         if not any(flag.startswith(name) for flag in allowed):  # argparse takes the beginning of a flag for it

@@ -115,16 +115,18 @@ def named(record: dict, flag: str) -> list[str]:
 def beside(source: str, folder: str | Path) -> Path | None:
     """
     The finished folder of an input of the stage in `folder`: in the same run, from any working directory and after the
-    run was moved, or where it says. `None` where neither is.
+    run was moved, or where it says. `None` where neither is; never `folder` itself.
     """
-    run, given = Path(folder).resolve().parent, Path(source)
+    here, given = Path(folder).resolve(), Path(source)
+    run = here.parent
     places = [run / given.name]
     try:
         there = assets.find(source)
         places = [*places, there] if given.parent.name == run.name else [there, *places]
     except FileNotFoundError:
-        pass
-    return next((place for place in places if is_finished(place)), None)
+        if len(given.parts) == 2 and given.parent.name != run.name:
+            places = []  # ORG/NAME of the Hub, whatever a stage here is called
+    return next((place for place in places if is_finished(place) and place.resolve() != here), None)
 
 
 def describe(folder: str | Path, num_parameters: int) -> dict:

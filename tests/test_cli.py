@@ -66,6 +66,7 @@ def test_without_a_word_it_says_what_there_is(capsys):
         (["publish", "--modle=x"], "publish has no flag --modle; did you mean --model?"),
         (["distill", "--teacher-windo", "mask", "--xyz"], "distill has no flag --xyz ("),
         (["evaluate", "--model", "child"], "evaluate needs --output_dir ("),
+        (["publish", "--model", "x", "--config"], "--config needs a FILE after it"),
         (["fp8"], "fp8 needs --model and --output_dir and --calibration ("),
     ],
 )
@@ -87,6 +88,7 @@ def test_what_does_not_exist_is_said_in_one_line(words, says, capsys):
 def test_flags_that_exist_pass(words):
     flag_help.check("evaluate", words)
     flag_help.check("distill", ["--no_freeze_vision_tower", "--", "--what", "ever"])
+    flag_help.check("grpo", ["--config", "x.yaml", "--judge_template", "--- Grade {prompt}"])  # a value to argparse
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hf_cascade.publish.lineage import HUB_ID
 
 FAILED = 1  # exit status: the card has problems
 FILE = "README.md"
-GENERATED = ("hf-cascade", "generated_from_trainer")  # what stands in cards of ours, and of transformers and TRL
+GENERATED = ("hf-cascade", "generated_from_trainer")  # tags of cards of ours, and of transformers and TRL
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -85,9 +85,10 @@ def main(argv: list[str]) -> int:
 
 
 def _is_generated(path: Path) -> bool:
-    """Whether a README is a card that a program made."""
+    """Whether a README is a card that a program made, as its front matter says, or empty."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    return not text.strip() or any(mark in text for mark in GENERATED)
+    front = text.partition("---\n")[2].partition("\n---\n")[0] if text.startswith("---\n") else ""
+    return not text.strip() or any(line.strip().removeprefix("- ") in GENERATED for line in front.splitlines())
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -118,12 +118,8 @@ def read(
         ValueError: a file in it cannot be read, an unknown kind, or a base model that is no Hub id.
     """
     folder = Path(folder)
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"kind={kind}: allowed are {', '.join(KINDS)}")
-    if base_model is not None and not HUB_ID.match(base_model):
-        raise ValueError(f"base_model={base_model!r}: a Hub id is ORG/NAME")
-    record = manifest.read(folder)
-    config = _config(folder)
+    _check(kind, base_model)
+    record, config = manifest.read(folder), _config(folder)
     stages = stages_of(folder, record)
     origin, evals = origin_of(stages), kept.read(folder)
     converted = record["run"] == FP8 and len(stages) > 1
@@ -150,6 +146,13 @@ def read(
         **_terms(given, language, *_parent_card(beside, stages, origin, base_model)),
         **_own(folder, evals or {}),
     )
+
+
+def _check(kind: str | None, base_model: str | None) -> None:
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"kind={kind}: allowed are {', '.join(KINDS)}")
+    if base_model is not None and not HUB_ID.match(base_model):
+        raise ValueError(f"base_model={base_model!r}: a Hub id is ORG/NAME")
 
 
 def _config(folder: Path) -> dict:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 
 from hf_cascade import manifest
@@ -28,6 +29,7 @@ _JUDGES = (TEACHER, "reward_model", "judge_model_name_or_path")  # inputs; a ser
 _SERVED, _REWARDS = "judge_model", "reward_funcs"
 _CHAINS = "format"  # a filter that only chains of thought have: their thinking is well formed
 _DATA_FLAGS = ("calibration", "prompts")
+FILES = (".jsonl", ".json", ".txt", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst", ".bz2", ".xz", ".zip")
 BUILDERS = ("json", "csv", "parquet", "text", "arrow", "imagefolder", "webdataset")  # loaders of files, no Hub ids
 SHOWN = 12  # hex digits of a hash; cascade.json has all
 _LOG = "log.json"
@@ -152,7 +154,7 @@ def _chosen(record: dict, folder: Path | None) -> dict[str, dict | None]:
 
 def hub_datasets(stages: list[Stage]) -> list[str]:
     """Hub ids of the data sets that the line was trained on, prompts and calibration text too."""
-    paths = []
+    paths, local = [], set()
     for stage in stages:
         if stage.record is None:
             continue
@@ -160,8 +162,10 @@ def hub_datasets(stages: list[Stage]) -> list[str]:
             parts = record["config"].get("datasets") or []
             paths += [part.get("path") for part in parts if not part.get("data_files")]
             paths += [record["config"].get(flag) for flag in _DATA_FLAGS]
-    names = [path for path in paths if isinstance(path, str) and path not in BUILDERS and is_hub_id(path)]
-    return list(dict.fromkeys(names))
+            files = [Path(name) for name in record.get("text_sha256") or {}]
+            local |= {str(place) for file in files for place in (file, *file.parents)}
+    found = [path for path in paths if isinstance(path, str) and path not in local and path not in BUILDERS]
+    return list(dict.fromkeys(path for path in found if is_hub_id(path) and Path(path).suffix not in FILES))
 
 
 def tokens_of(record: dict) -> int | None:
@@ -248,15 +252,24 @@ def window_after(stages: list[Stage], name: str) -> int | None:
 
 
 def commands(stages: list[Stage]) -> list[tuple[str, str, dict]]:
-    """For each stage whose record is here: its name, the command, and what the YAML file that it names holds."""
+    """
+    For each stage whose record is here: its name, the command, and what the YAML file that it names holds.
+
+    Stages of one name, of several runs, have the run's name before it.
+    """
+    made = [stage for stage in stages if stage.record is not None and stage.run in WORDS]
+    count = Counter(stage.name for stage in made)
+    labels = {
+        stage.folder.resolve(): f"{stage.folder.resolve().parent.name}-{stage.name}"
+        for stage in made
+        if stage.folder is not None and count[stage.name] > 1
+    }
     found = []
-    for stage in stages:
-        if stage.record is None or stage.run not in WORDS:
-            continue
-        inputs = {flag: _places(value) for flag, value in stage.record["inputs"].items()}
-        file = shlex.quote(f"{stage.name}.yaml")
-        command = f"hf-cascade {stage.run} --config {file} --output_dir {shlex.quote(stage.name)}"
-        found.append((stage.name, command, without_paths_in({**inputs, **stage.record["config"]})))
+    for stage in made:
+        name = labels.get(stage.folder and stage.folder.resolve(), stage.name)
+        inputs = {flag: _places(value, stage.folder, labels) for flag, value in stage.record["inputs"].items()}
+        command = f"hf-cascade {stage.run} --config {shlex.quote(f'{name}.yaml')} --output_dir {shlex.quote(name)}"
+        found.append((name, command, without_paths_in({**inputs, **stage.record["config"]})))
     return found
 
 
@@ -285,5 +298,9 @@ def _last(source: str) -> str:
     return source if is_hub_id(source) else Path(source).name
 
 
-def _places(value):
-    return [_last(one) for one in value] if isinstance(value, list) else _last(value)
+def _places(value, folder: Path | None, labels: dict[Path, str]):
+    """An input as the commands name it: the label of a stage's folder, else the last name."""
+    if isinstance(value, list):
+        return [_places(one, folder, labels) for one in value]
+    place = manifest.beside(value, folder) if folder else None
+    return labels.get(place and place.resolve(), _last(value))

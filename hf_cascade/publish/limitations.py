@@ -1,12 +1,10 @@
 """What a model's users should know before they trust it, each sentence from a figure or from what is missing."""
 
-from pathlib import Path
-
 from hf_cascade.evaluate import tables
 from hf_cascade.publish import results
 from hf_cascade.publish.facts import Facts
 from hf_cascade.publish.history import judges as judges_of
-from hf_cascade.publish.history import longest_answers, longest_window, since_pruning, window_after
+from hf_cascade.publish.history import longest_answers, longest_window, names, since_pruning, window_after
 from hf_cascade.shape import text_config
 
 KIND = {
@@ -106,8 +104,9 @@ def _judges(facts: Facts) -> list[str]:
     told = [f"Judged benchmarks depend on their judge, here {', '.join(judges)}."] if judges else []
     asked = (facts.evals or {}).get("comparison") or {}
     trainers = [name for stage in facts.stages if stage.record for name in judges_of(stage.record)]
-    if (ranker := asked.get("reward_model")) and (name := Path(ranker).name) in trainers:
-        told.append(f"It was trained to win by {name}: its wins by that say less than those by other measures.")
+    for name in names(asked.get("reward_model")):
+        if name in trainers:
+            told.append(f"It was trained to win by {name}: its wins by that say less than those by other measures.")
     return told
 
 

@@ -70,13 +70,14 @@ def in_order(stages: list[Stage]) -> list[Stage]:
     A manifest keeps no hash of the latter: they are what is there now, beside the stage or where it says.
     """
     found: dict[str, Stage] = {}
-    line = {stage.sha256 for stage in stages}
+    seen = {stage.sha256 for stage in stages}
 
     def visit(stage: Stage, flags: tuple[str, ...]) -> None:
         for source in [source for flag in flags for source in manifest.named(stage.record, flag)]:
             place = manifest.beside(source, stage.folder)
             sha256 = place and _sha256(place / manifest.FILE)
-            if sha256 and sha256 not in line | found.keys():
+            if sha256 and sha256 not in seen:
+                seen.add(sha256)
                 record = manifest.read(place)
                 visit(one := Stage(record["stage"], record["run"], sha256, record, place), MODEL_INPUTS + BESIDE_INPUTS)
                 found[sha256] = one

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from hf_cascade.publish import card, facts
-from hf_cascade.publish.history import amount, beside_table, data_table, hub_datasets, line_table
+from hf_cascade.publish.history import amount, beside_table, commands, data_table, hub_datasets, line_table
 from hf_cascade.publish.limitations import limitations
-from hf_cascade.publish.lineage import in_order
+from hf_cascade.publish.lineage import Stage, in_order
 from hf_cascade.publish.results import preference_table
 from tests.publish.card_folders import TEMPLATE, folder
 
@@ -119,3 +119,35 @@ def test_answers_stand_beside_the_baseline_s(run):
     assert "only the first 128 were trained on since it was pruned, in stage sft" in told
     answers("sft", 0.125, {**COMPARISON, "rows": 100})  # of another run
     assert preference_table(facts.read(run / "last")).header == ["by", "figure", "last (95%)", "answers"]
+
+
+def test_a_stage_named_as_its_hub_input_is_not_its_own_teacher(run):
+    """`beside` finds the teacher; ORG/teacher of the Hub, which that began with, is not this folder."""
+    change(run / "teacher", inputs={"model_name_or_path": "ORG/teacher"})  # no hash holds it: it is beside the line
+    names = [stage.name for stage in in_order(facts.read(run / "sft").stages)]
+    assert names == ["parent", "pruned", "teacher", "sft"]
+    change(run / "teacher", inputs={"model_name_or_path": str(run / "judge")})
+    change(run / "judge", inputs={"model_name_or_path": str(run / "teacher")})  # a circle, in records that were edited
+    assert {"teacher", "judge"} < {stage.name for stage in in_order(facts.read(run / "sft").stages)}
+
+
+def test_stages_of_one_name_are_told_apart(run, tmp_path):
+    teacher = folder(tmp_path / "teachers" / "sft", "sft", run / "parent")
+    change(run / "sft", inputs={"model_name_or_path": str(run / "pruned"), "teacher_model_name_or_path": str(teacher)})
+    made = {name: (command, holds) for name, command, holds in commands(in_order(facts.read(run / "sft").stages))}
+    assert list(made) == ["parent", "pruned", "teachers-sft", "run-sft"]
+    assert made["run-sft"][0] == "hf-cascade sft --config run-sft.yaml --output_dir run-sft"
+    assert made["run-sft"][1]["teacher_model_name_or_path"] == "teachers-sft"
+
+
+@pytest.mark.parametrize(
+    ("name", "hashes", "expected"),
+    [
+        ("data/calib.jsonl", {}, []),
+        ("data/calib", {"data/calib/part": "00"}, []),
+        ("org/calib", {}, ["org/calib"]),
+    ],
+)
+def test_local_text_is_no_data_set_of_the_hub(name, hashes, expected):
+    record = {"config": {"calibration": name}, "inputs": {}, "text_sha256": hashes}
+    assert hub_datasets([Stage("pruned", "prune", "00", record)]) == expected

@@ -23,10 +23,11 @@ def test_a_card_with_pictures_and_a_page(tmp_path, capsys):
 
 def test_a_readme_that_someone_wrote_is_not_lost(tmp_path):
     model = line(tmp_path / "runs", "base")
-    (model / "README.md").write_text("# What I found out")
-    with pytest.raises(ValueError, match="written by hand and would be lost: give --output FILE"):
-        main(["--model", str(model), "--license", "mit"])
-    assert (model / "README.md").read_text() == "# What I found out" and not (model / "card").exists()
+    for text in ("# What I found out", "---\nlicense: mit\n---\nMade with hf-cascade."):
+        (model / "README.md").write_text(text)
+        with pytest.raises(ValueError, match="written by hand and would be lost: give --output FILE"):
+            main(["--model", str(model), "--license", "mit"])
+        assert (model / "README.md").read_text() == text and not (model / "card").exists()
     assert main(["--model", str(model), "--license", "mit", "--output", str(tmp_path / "README.md")]) == 0
 
 
