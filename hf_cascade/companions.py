@@ -29,6 +29,9 @@ _FILES[TOKENIZER] += ("*.spm", "spiece.model")
 _SAYS_NOTHING = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file", "is_local", "local_files_only")
 _SAYS_NOTHING += ("transformers_version", "_from_model_config", "processor_class", _TEMPLATE_KEY)
 
+# an odd part, or one of a library that is not here
+_CANNOT_OPEN = (OSError, ValueError, ImportError, TypeError, AttributeError, KeyError)
+
 
 def digests(folder: str | Path) -> dict[str, dict[str, str | None] | None]:
     """
@@ -43,7 +46,7 @@ def digests(folder: str | Path) -> dict[str, dict[str, str | None] | None]:
     """
     folder = Path(folder)
     found = {part: _files_sha256(folder, part) for part in (TOKENIZER, PROCESSOR, GENERATION)}
-    found[TEMPLATE] = _sha256(template) if (template := templates(folder)) else None
+    found[TEMPLATE] = _templates_sha256(folder)
     return {part: found[part] and {"files": found[part], "opened": _opened_sha256(folder, part)} for part in PARTS}
 
 
@@ -66,22 +69,58 @@ def differences(before: dict, now: dict) -> list[str]:
 
 def templates(folder: Path) -> dict[str, str]:
     """
-    Name to text of the chat templates that are used, `default` among them; a file goes before a config's entry.
+    Name to text of the chat templates of a folder: its tokenizer's, and what its processor has beside those.
 
     Line ends are one letter, and the last is left out, as jinja does.
+
+    Raises:
+        OSError, ValueError: a file that cannot be read, is no JSON, or holds no templates under their key.
     """
-    found: dict[str, str] = {}
-    for name in ("tokenizer_config.json", "processor_config.json", "chat_template.json"):
-        given = _json(folder / name).get(_TEMPLATE_KEY) if (folder / name).is_file() else None
-        if isinstance(given, str):
-            found["default"] = given
-        for one in given if isinstance(given, list) else ():
-            found[one["name"]] = one["template"]
+    return {**_of_processor(folder), **_of_tokenizer(folder)}
+
+
+def _templates_sha256(folder: Path) -> str | None:
+    """Hash of the templates that are used; one more of the processor's, where it does not use the tokenizer's."""
+    tokenizer, processor = _of_tokenizer(folder), _of_processor(folder)
+    if tokenizer and processor and tokenizer != processor:
+        return _sha256({"tokenizer": tokenizer, "processor": processor})
+    return _sha256(tokenizer or processor) if tokenizer or processor else None
+
+
+def _of_tokenizer(folder: Path) -> dict[str, str]:
+    """Templates as AutoTokenizer takes them (transformers 5.23): if there are files of jinja, nothing of the config."""
+    return _jinja(folder) or _in_json(folder / "tokenizer_config.json")
+
+
+def _of_processor(folder: Path) -> dict[str, str]:
+    """Templates as AutoProcessor takes them (transformers 5.23); without any, the tokenizer's are used."""
+    named = _in_json(folder / "processor_config.json") or _in_json(folder / "chat_template.json")
+    return named or _jinja(folder)
+
+
+def _jinja(folder: Path) -> dict[str, str]:
     beside = sorted((folder / _NAMED_TEMPLATES).glob("*.jinja"))
-    for name, path in [("default", folder / _TEMPLATE_FILE), *((path.stem, path) for path in beside)]:
-        if path.is_file():
-            found[name] = path.read_text(encoding="utf-8")
-    return {name: text.replace("\r\n", "\n").removesuffix("\n") for name, text in found.items()}
+    paths = {"default": folder / _TEMPLATE_FILE} | {path.stem: path for path in beside}
+    return {name: _as_read(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+
+
+def _in_json(path: Path) -> dict[str, str]:
+    """Of a JSON file: one text, a list of names and templates, or a dict of them."""
+    given = _json(path).get(_TEMPLATE_KEY) if path.is_file() else None
+    if given is None:
+        return {}
+    try:
+        if isinstance(given, list):
+            given = {one["name"]: one["template"] for one in given}
+        named = {"default": given} if isinstance(given, str) else given
+        return {name: _as_read(text) for name, text in named.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        wanted = "a text, a list of {name, template}, or a dict of name to template"
+        raise ValueError(f"{path}: {_TEMPLATE_KEY} is none of {wanted}: save it again") from error
+
+
+def _as_read(text: str) -> str:
+    return text.replace("\r\n", "\n").removesuffix("\n")
 
 
 def _files_sha256(folder: Path, part: str) -> str | None:
@@ -93,7 +132,7 @@ def _files_sha256(folder: Path, part: str) -> str | None:
 
 def _content(path: Path):
     """What a file says: of JSON, what it holds but for keys that change nothing; of others, their hash."""
-    if path.suffix != ".json":
+    if path.suffix != ".json" or path.name.startswith("vocab."):  # of a vocabulary, a list too
         return hashlib.sha256(path.read_bytes()).hexdigest()
     content = _json(path)
     if path.name in ("tokenizer.json", "tekken.json"):  # its keys are tokens
@@ -107,8 +146,10 @@ def _opened_sha256(folder: Path, part: str) -> str | None:
     logging.set_verbosity_error()  # what a tokenizer lacks is said where it is used
     try:
         content = _OPENERS[part](folder) if part in _OPENERS else None
-    except (OSError, ValueError, ImportError, TypeError, AttributeError, KeyError):  # an odd part, or one of a library
-        return None  # that is not here: its files still have a hash
+    except Exception as error:
+        if not isinstance(error, _CANNOT_OPEN) and type(error) is not Exception:  # tokenizers' Rust raises that itself,
+            raise  # with no class of its own, of a tokenizer.json that it cannot parse
+        return None  # the files still have a hash
     finally:
         logging.set_verbosity(level)
     return None if content is None else _sha256(content)
@@ -147,7 +188,7 @@ _OPENERS: dict[str, Callable[[Path], dict | None]] = {
 def _json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): save it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no JSON object: save it again")

@@ -2,6 +2,7 @@
 
 import json
 import pickletools
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hf_cascade import secrets
@@ -9,6 +10,7 @@ from hf_cascade import secrets
 # Keys that make a library run code that a checkpoint brings.
 CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 BINARY = (".model", ".spm")  # SentencePiece: a protocol buffer whose first field is its first piece
+_VERSIONED = "*.model.v*"  # the same, as Mistral names its own: tokenizer.model.v3
 _PROTOBUF = b"\x0a"
 _ARCHIVES = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"\x7fELF": "a program"}
 _CALLS = {"GLOBAL", "STACK_GLOBAL", "REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4"}
@@ -34,11 +36,17 @@ def faults(path: Path, name: str) -> list[str]:
     except UnicodeDecodeError:
         text = None
     if text is None or "\0" in text:
-        if path.suffix in BINARY and content.startswith(_PROTOBUF):
+        binary = is_sentencepiece(path.name)
+        if binary and content.startswith(_PROTOBUF):
             return []
-        return [f"{name} is no text in UTF-8{' and no SentencePiece model' * (path.suffix in BINARY)}: save it again"]
+        return [f"{name} is no text in UTF-8{' and no SentencePiece model' * binary}: save it again"]
     lines = [_token(f"{name}, line {line}", kind) for line, kind in secrets.findings(text)]
     return lines + (_json_faults(text, name) if path.suffix == ".json" else [])
+
+
+def is_sentencepiece(name: str) -> bool:
+    """Whether a file is a SentencePiece model by its name."""
+    return Path(name).suffix in BINARY or fnmatchcase(name, _VERSIONED)
 
 
 def is_pickle(content: bytes) -> bool:

@@ -22,7 +22,7 @@ from hf_cascade.anatomy import WRAPPERS
 
 # Everything a model folder has beside its config and weights; a stage passes it on unchanged.
 COMPANIONS = ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "tekken.json", "*.jinja")
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "tekken.json", "*.spm", "spiece.model")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model*", "vocab.*", "tekken.json", "*.spm", "spiece.model")
 COMPANIONS += (
     "added_tokens.json",
     "chat_template*",
@@ -109,7 +109,9 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
         raise ValueError(f"{model} has no tokenizer that opens: no {', '.join(VOCABULARIES)} in its folder")
     try:
         return AutoTokenizer.from_pretrained(assets.locate(model), trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers' Rust raises that itself, of a tokenizer.json that it cannot parse
+        if not isinstance(error, OSError | ValueError) and type(error) is not Exception:
+            raise
         raise ValueError(f"{model} has no tokenizer that opens: {str(error).splitlines()[0]}") from error
 
 

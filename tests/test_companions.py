@@ -1,6 +1,7 @@
 """Hashes of tokenizer, chat template, processor and generation config: what changes answers counts, no more."""
 
 import json
+import shutil
 
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
@@ -130,4 +131,82 @@ def test_templates_of_older_folders(folder):
     change(folder / "tokenizer_config.json", chat_template=given)
     assert companions.templates(folder) == {"default": "d", "rag": "r"}
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "of the processor"}))
-    assert companions.templates(folder) == {"default": "of the processor", "rag": "r"}
+    assert companions.templates(folder) == {"default": "d", "rag": "r"}  # AutoTokenizer does not read that file
+    change(folder / "tokenizer_config.json", chat_template=None)
+    assert companions.templates(folder) == {"default": "of the processor"}
+
+
+PLACES = ("tokenizer_config.json", "processor_config.json", "chat_template.json", "chat_template.jinja")
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    """Folder of a processor without templates."""
+    place = tmp_path_factory.mktemp("seeing") / "model"
+    tiny.processor().save_pretrained(place)
+    (place / "chat_template.jinja").unlink()
+    return place
+
+
+@pytest.mark.parametrize("count", range(1, 2 ** len(PLACES)))
+def test_each_template_that_transformers_uses_counts(seeing, tmp_path, count):
+    """Of tokenizer and processor, whichever files have one: what transformers opens is what is shown and hashed."""
+    places = [place for bit, place in enumerate(PLACES) if count >> bit & 1]
+    model = shutil.copytree(seeing, tmp_path / "model")
+
+    def put(place: str, text: str) -> tuple:
+        path = model / place
+        known = json.loads(path.read_text()) if path.suffix == ".json" and path.is_file() else {}
+        path.write_text(text if path.suffix == ".jinja" else json.dumps({**known, "chat_template": text}))
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False).chat_template
+        return tokenizer, load_processor(str(model)).chat_template or tokenizer
+
+    for place in places:
+        opened = put(place, f"of {place}")
+    assert companions.templates(model) == {"default": opened[0] or opened[1]}
+    before = digests(model)
+    for place in places:
+        expected = ["chat template changed"] if put(place, "another") != opened else []
+        assert differences(before, digests(model)) == expected, place
+        put(place, f"of {place}")
+    assert differences(before, digests(model)) == []
+
+
+def test_files_of_jinja_replace_all_of_a_configs_templates(folder):
+    (folder / "chat_template.jinja").unlink()
+    change(folder / "tokenizer_config.json", chat_template=[{"name": "rag", "template": "r"}])
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").write_text("t")
+    assert companions.templates(folder) == {"tools": "t"}
+    assert AutoTokenizer.from_pretrained(folder, trust_remote_code=False).chat_template == {"tools": "t"}
+
+
+@pytest.mark.parametrize("given", [3, ["a"], [{"name": "default"}], {"default": 3}])
+def test_a_template_of_no_known_form_is_named(folder, given):
+    (folder / "chat_template.jinja").unlink()
+    change(folder / "tokenizer_config.json", chat_template=given)
+    with pytest.raises(ValueError, match="tokenizer_config.json: chat_template is none of a text, a list"):
+        digests(folder)
+
+
+def test_a_tokenizer_that_does_not_parse_still_has_a_hash(folder):
+    before = digests(folder)
+    change(folder / "tokenizer.json", model={"type": "none of theirs"})
+    now = digests(folder)
+    assert now["tokenizer"]["opened"] is None and differences(before, now) == ["tokenizer changed"]
+
+
+def test_a_vocabulary_may_be_a_list(folder):
+    (folder / "vocab.json").write_text('["a", "b"]')
+    before = digests(folder)
+    (folder / "vocab.json").write_text('["b", "a"]')
+    assert before["tokenizer"]["files"] != digests(folder)["tokenizer"]["files"]
+
+
+def test_a_fault_of_ours_is_not_taken_for_an_odd_tokenizer(folder, monkeypatch):
+    def broken(_):
+        raise AssertionError("a bug")
+
+    monkeypatch.setitem(companions._OPENERS, "tokenizer", broken)
+    with pytest.raises(AssertionError, match="a bug"):
+        digests(folder)

@@ -72,6 +72,10 @@ def test_config_and_tokenizer(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="has no tokenizer that opens"):
         load_tokenizer(str(tmp_path / "empty"))
+    record = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps({**record, "model": {"type": "none of theirs"}}))
+    with pytest.raises(ValueError, match="has no tokenizer that opens"):  # where tokenizers raises Exception itself
+        load_tokenizer(str(folder))
     with pytest.raises(ValueError, match="cannot be opened as a model"):
         load_config(str(tmp_path / "empty"))
 

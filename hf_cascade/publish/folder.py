@@ -26,7 +26,7 @@ CONTAMINATION = "contamination.json"  # of `hf-cascade contamination`
 RECORDS = (manifest.FILE, EVALS, CONTAMINATION, "contamination.md")
 TEMPLATES = "additional_chat_templates"  # transformers keeps templates beside the first one here
 ALLOWED = (CONFIG, tensors.INDEX, *COMPANIONS, *VOCABULARIES, *RECORDS)
-SUFFIXES = (".json", ".jinja", ".txt", ".md", ".bpe", *file_contents.BINARY)  # of allowed files beside weights
+SUFFIXES = (".json", ".jinja", ".txt", ".md", ".bpe")  # of allowed files beside weights
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz")
 HARMLESS = (".gitattributes", ".gitignore", ".DS_Store")  # hidden files that downloads and desktops leave
 ORIGINAL = "published_from_sha256"  # key of a rewritten record: hash of the file that lineages name
@@ -144,7 +144,7 @@ def _kind(path: Path, folder: Path) -> tuple[str, str]:
         return ("sent", "") if suffix == ".jinja" else ("left out", "")
     if not any(fnmatchcase(name, pattern) for pattern in ALLOWED):
         return "left out", ""
-    return ("sent", "") if suffix in SUFFIXES else ("left out", "")
+    return ("sent", "") if suffix in SUFFIXES or file_contents.is_sentencepiece(name) else ("left out", "")
 
 
 def _metadata_faults(folder: Path) -> list[str]:

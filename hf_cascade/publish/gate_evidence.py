@@ -183,11 +183,12 @@ def _differences(told: dict, found: dict) -> str:
 
 
 def _by_name(folder: Path) -> str:
-    """Files of text of which no stage recorded the hash, as before it was recorded, or where they were not found."""
-    from hf_cascade.evaluate.contamination.sources import contents_of_model, of_model
+    """Sources of local text without a recorded hash, as before it was recorded, or where they were not found."""
+    from hf_cascade.evaluate.contamination.sources import without_hash  # takes seconds
 
-    files = [name for name, source in of_model(str(folder))[0].items() if source.get("data_files")]
-    return "; files by name alone, as no stage recorded hashes" * bool(files and not contents_of_model(str(folder)))
+    names = without_hash(str(folder))
+    told = f"; by name alone, as no stage recorded hashes: {listed(names, ' and ', 'sources')}"
+    return told * bool(names)
 
 
 def _not_covered(folder: Path, report: dict, evals: dict) -> str:
@@ -197,9 +198,11 @@ def _not_covered(folder: Path, report: dict, evals: dict) -> str:
     text, _ = of_model(str(folder))
     if missing := sorted(set(text) - set(report["text"])):
         return f"not about {listed(missing, ', ', 'sources of text')}, which the stages read"
+    recorded = contents_of_model(str(folder))
+    if recorded and "text_sha256" not in report:
+        return f"{CONTAMINATION} has no hashes of the text, as an older hf-cascade wrote it: run the command again"
     known = set(report.get("text_sha256", {}).values())
-    other = [name for sha256, (name, _) in contents_of_model(str(folder)).items() if sha256 not in known]
-    if other:
+    if other := [name for sha256, (name, _) in recorded.items() if sha256 not in known]:
         return f"of {listed(sorted(other), ', ', 'files')} it is about another content than the stages read"
     checked, short = report["splits"], {}
     for _, figures in run_tasks(evals):

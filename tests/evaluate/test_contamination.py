@@ -118,6 +118,21 @@ def test_the_text_of_all_stages_is_read_and_what_is_unknown_is_said(tmp_path):
     ]
 
 
+def test_all_text_of_each_folder_is_read(tmp_path):
+    """Two folders are two sources, though their builder or their files have one name; a `fraction` counts whole."""
+    for name in ("one", "two", "three", "four"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").write_text(
+            "".join(json.dumps({"text": f"{name} {row}"}) + "\n" for row in (0, 1))
+        )
+    whole = [{"path": "json", "data_dir": str(tmp_path / name), "split": "train"} for name in ("one", "two")]
+    files = [{"path": str(tmp_path / name), "data_files": "a.jsonl", "split": "train"} for name in ("three", "four")]
+    folder = stage(tmp_path, "a", {}, datasets=[part | {"fraction": 0.25} for part in whole + files])
+    sources, _ = of_model(folder)
+    found = sorted(text for source in sources.values() for text in read(source))
+    assert found == sorted(f"{name} {row}" for name in ("one", "two", "three", "four") for row in (0, 1))
+
+
 def test_the_command_reports_planted_rows(tmp_path, monkeypatch, capsys):
     data = tmp_path / "data" / "cais" / "mmlu" / "all"
     data.mkdir(parents=True)

@@ -9,6 +9,8 @@ from hf_cascade import companions, manifest
 from hf_cascade.evaluate.command import _write_evals
 from hf_cascade.evaluate.family import Member
 from hf_cascade.evaluate.suite import kept
+from hf_cascade.publish.folder import left_out
+from hf_cascade.pushing import is_allowed
 
 ANSWERS = {"rewards": {"exact_match": 0.275}}
 SUITE = {"tiny": {"rows": {}, "tasks": {}}}
@@ -59,3 +61,48 @@ def test_figures_without_a_hash_are_dropped_and_that_is_said(member, tmp_path, c
     (tmp_path / "odpo" / kept.EVALS).write_text(json.dumps({"preference": ANSWERS, "heldout": {"perplexity": 9.0}}))
     assert measure(member, suites=SUITE)["preference"] is None
     assert "held-out text, answers to prompts dropped: which weights they were measured on" in capsys.readouterr().out
+
+
+def test_a_file_of_a_version_that_did_not_record_companions_is_kept_beside(member, capsys):
+    """Nothing that took hours is gone for a short run on text."""
+    folder = Path(member.source)
+    earlier = {"weights_sha256": manifest.weights_sha256(folder), "suites": SUITE, "tasks": {"arc": {"acc": 0.5}}}
+    (folder / kept.EVALS).write_text(json.dumps(earlier))
+    assert measure(member, heldout={"perplexity": 9.0})["suites"] == {}
+    assert json.loads((folder / kept.OLD).read_text()) == earlier
+    told = capsys.readouterr().out
+    assert "tiny, tasks dropped: which tokenizer" in told and "; evals.json.old beside it still has them" in told
+    assert kept.OLD in left_out(folder) and not is_allowed(kept.OLD)
+    measure(member, heldout={"perplexity": 8.0})
+    assert not capsys.readouterr().out and not (folder / f"{kept.OLD}.2").exists()
+
+
+def test_an_old_file_is_not_replaced(member, capsys):
+    folder = Path(member.source)
+    for weights in (b"1", b"2", b"3"):
+        (folder / "model.safetensors").write_bytes(weights)
+        measure(member, **({"preference": ANSWERS} if weights != b"3" else {"suites": SUITE}))
+        if weights == b"1":
+            (folder / kept.OLD).write_text("from before")
+    assert (folder / kept.OLD).read_text() == "from before"
+    assert json.loads((folder / f"{kept.OLD}.2").read_text())["preference"] == ANSWERS
+    assert "evals.json.old.2 beside it" in capsys.readouterr().out
+    assert f"{kept.OLD}.2" in left_out(folder) and not is_allowed(f"{kept.OLD}.2")
+
+
+def test_tasks_of_a_suite_that_were_not_run_again_are_dropped_and_that_is_said(member, capsys):
+    """As where the judge was there for the earlier run alone."""
+    run, absent = {"status": "run", "rows": 1}, {"status": "not run", "reason": "no judge"}
+    measure(member, suites={"table4": {"rows": {}, "tasks": {"math": run, "arena": run}}})
+    (Path(member.source) / "model.safetensors").write_bytes(b"others")
+    measure(member, suites={"table4": {"rows": {}, "tasks": {"math": run, "arena": absent}}})
+    assert "arena of table4 dropped: they were measured on other weights" in capsys.readouterr().out
+    assert (Path(member.source) / kept.OLD).is_file()
+
+
+def test_figures_of_other_scorers_are_kept_beside(member):
+    folder, figures = Path(member.source), {"weights_sha256": "same", "suites": SUITE}
+    earlier = {**figures, "conformance": {"scorers_sha256": "old", "tasks": {}}}
+    (folder / kept.EVALS).write_text(json.dumps(earlier))
+    _, (line,) = kept.merge({**figures, "conformance": {"scorers_sha256": "new", "tasks": {}}}, folder)
+    assert json.loads((folder / kept.OLD).read_text()) == earlier and "evals.json.old" in line

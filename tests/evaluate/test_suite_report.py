@@ -320,7 +320,8 @@ def test_earlier_figures_of_the_same_weights_are_kept(tmp_path):
     assert merged["conformance"] == {"scorers_sha256": None} and merged["heldout"] == {"perplexity": 9.0}
     merged, lines = kept.merge({**NEW, "weights_sha256": "other"}, tmp_path)
     assert merged["suites"] == NEW["suites"] and "conformance" not in merged
-    assert lines == [f"{tmp_path}/evals.json: table2, held-out text dropped: they were measured on other weights"]
+    (line,) = lines
+    assert line.startswith(f"{tmp_path}/evals.json: table2, held-out text dropped: they were measured on other weights")
     (tmp_path / "evals.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         kept.merge(NEW, tmp_path)
@@ -335,7 +336,8 @@ def test_figures_of_another_tokenizer_or_template_are_dropped(tmp_path):
     assert list(kept.merge(evals("table5", "c"), tmp_path)[0]["suites"]) == ["table4", "table5"]
     merged, lines = kept.merge(evals("table5", "other"), tmp_path)
     assert list(merged["suites"]) == ["table5"]
-    assert lines == [f"{tmp_path}/evals.json: table4 dropped: since they were measured: chat template changed"]
+    (line,) = lines
+    assert line.startswith(f"{tmp_path}/evals.json: table4 dropped: since they were measured: chat template changed")
     (tmp_path / "evals.json").write_text(json.dumps(NEW))  # of a version that did not record it
     merged, lines = kept.merge(evals("table5", "c"), tmp_path)
     assert list(merged["suites"]) == ["table5"] and "was not recorded" in lines[0]

@@ -137,6 +137,16 @@ def test_a_clean_folder_is_not_refused(folder, sharded):
     assert refusals(folder) == []
 
 
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.model.v3", "source.spm"])
+def test_sentencepiece_files(folder, tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x80\xff\x18\x02")
+    assert file_contents.faults(tmp_path / name, name) == []
+    shutil.copy(tmp_path / name, folder / name)
+    assert name in [file.path_in_repo for file in uploads(folder)] and refusals(folder) == []
+    (tmp_path / name).write_bytes(b"\x00\x01\xff")
+    assert "and no SentencePiece model" in file_contents.faults(tmp_path / name, name)[0]
+
+
 def test_links(folder, tmp_path):
     inside = folder / "checkpoint-5"
     inside.mkdir()

@@ -5,6 +5,8 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
+from hf_cascade import companions
+from hf_cascade.publish.talking import Chat, chat_of
 from tests.publish.gate_lines import TINY, change, failed, only
 
 NAME = "tokenizer and templates as measured"
@@ -29,6 +31,28 @@ def test_a_change_after_the_evaluation_closes_the_gate(folder, name, content, wo
 def test_a_change_of_the_tokenizer(folder):
     change(folder, "tokenizer.json", post_processor=None)
     only(folder, NAME, "since the evaluation: tokenizer changed")
+
+
+def test_a_tokenizer_that_does_not_parse(folder):
+    change(folder, "tokenizer.json", model={"type": "none of theirs"})
+    only(folder, NAME, "since the evaluation: tokenizer changed")
+
+
+def test_json_too_deep_to_read(folder):
+    (folder / "generation_config.json").write_text('{"a":' * 100_000 + "0" + "}" * 100_000)
+    assert "generation_config.json is not JSON" in failed(folder, TINY)[NAME].figure
+
+
+def test_a_template_in_the_tokenizers_config(folder):
+    """A processor's template of older folders must not hide it."""
+    (folder / "chat_template.jinja").unlink()
+    (folder / "chat_template.json").write_text('{"chat_template": "{{ of_the_processor }}"}')
+    change(folder, "tokenizer_config.json", chat_template="{{ tools }} [THINK] [/THINK]")
+    change(folder, "evals.json", companions=companions.digests(folder))
+    assert NAME not in failed(folder, TINY)
+    assert chat_of(folder) == Chat(("[THINK]", "[/THINK]"), True)
+    change(folder, "tokenizer_config.json", chat_template="{{ another }}")
+    assert failed(folder, TINY)[NAME].figure == "since the evaluation: chat template changed"
 
 
 def test_a_tokenizer_that_was_only_saved_again(folder):

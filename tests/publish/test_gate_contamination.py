@@ -50,14 +50,47 @@ def test_a_report_that_does_not_say_which_content(trained):
     told = json.loads((trained / "contamination.json").read_text())
     del told["text_sha256"]
     (trained / "contamination.json").write_text(json.dumps(told))
-    only(trained, NAME, "of text.jsonl it is about another content than the stages read")
+    only(trained, NAME, "contamination.json has no hashes of the text", "run the command again", "hf-cascade contamin")
+    report(trained)
+    assert not failed(trained, TINY)
+
+
+def figure(folder) -> str:
+    (line,) = [line for line in decide(folder, TINY).lines if line.name == NAME]
+    assert line.passed
+    return line.figure
 
 
 def test_files_without_a_recorded_hash_are_told(trained):
     change(trained, "cascade.json", text_sha256={})
     report(trained)
-    (line,) = [line for line in decide(trained, TINY).lines if line.name == NAME]
-    assert line.passed and line.figure.endswith("; files by name alone, as no stage recorded hashes")
+    assert figure(trained).endswith("; by name alone, as no stage recorded hashes: text.jsonl, train")
+
+
+@pytest.mark.parametrize(
+    ("part", "label"),
+    [
+        ({"path": "json", "data_dir": "corpus", "split": "train"}, "corpus, train"),
+        ({"path": "corpus", "data_files": "a.jsonl", "split": "train"}, "corpus, a.jsonl, train"),
+    ],
+)
+def test_text_in_a_folder_is_bound_to_its_content(trained, tmp_path, part, label):
+    """Of each such source alone, whatever hashes other files have."""
+    (tmp_path / "corpus").mkdir()
+    file = tmp_path / "corpus" / "a.jsonl"
+    file.write_text(json.dumps({"text": "in a folder"}) + "\n")
+    told = manifest.read(trained)
+    parts = [*told["config"]["datasets"], part]
+    change(trained, "cascade.json", config={"datasets": parts})
+    report(trained)
+    assert figure(trained).endswith(f"; by name alone, as no stage recorded hashes: {label}")
+    told = {name: told[name] for name in ("stage", "run", "inputs", "metrics", "output")}
+    manifest.write(trained, config={"datasets": parts}, **told)
+    report(trained)
+    assert "by name alone" not in figure(trained)
+    file.write_text(json.dumps({"text": "something else"}) + "\n")
+    report(trained)
+    only(trained, NAME, "of corpus/a.jsonl it is about another content than the stages read")
 
 
 def test_another_revision_of_a_data_set_is_another_text(folder):

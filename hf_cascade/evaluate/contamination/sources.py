@@ -13,6 +13,7 @@ from hf_cascade.evaluate.contamination.overlap import texts_of
 
 # Inputs of a stage whose own text went into its weights; a teacher's did not pass through here.
 ANCESTORS = ("model", "model_name_or_path", "prompts_from")
+WHOLE = ("columns", "fraction")  # settings of an entry that leave out text: here every text counts
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text", ".md": "text"}
 
 
@@ -33,14 +34,36 @@ def of_model(folder: str) -> tuple[dict[str, dict], list[str]]:
     sources: dict[str, dict] = {}
     records, unknown = _line(folder)
     for record in records:
-        for part in record["config"].get("datasets") or []:
-            part = dict(part)
-            part.pop("columns", None)  # every text counts
-            sources.setdefault(_label(part), part)
-        for flag in contents.FLAGS:
-            if name := record["config"].get(flag):
-                sources.setdefault(name, of_file(name, record["config"].get(f"{flag}_split", "train")))
+        for name, part in _of_record(record):
+            sources.setdefault(name, part)
     return sources, unknown
+
+
+def without_hash(folder: str) -> list[str]:
+    """
+    Names of the sources with local files of which the stage that read them recorded no hash.
+
+    Raises:
+        FileNotFoundError: the folder has no cascade.json.
+    """
+    records, _ = _line(folder)
+    found = [
+        name
+        for record in records
+        for name, part in _of_record(record)
+        if contents.has_no_hash(part, record.get("text_sha256") or {})
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _of_record(record: dict) -> Iterator[tuple[str, dict]]:
+    """Name and settings of each source of a stage."""
+    for part in record["config"].get("datasets") or []:
+        part = {key: value for key, value in part.items() if key not in WHOLE}
+        yield _label(part), part
+    for flag in contents.FLAGS:
+        if name := record["config"].get(flag):
+            yield name, of_file(name, record["config"].get(f"{flag}_split", "train"))
 
 
 def contents_of_model(folder: str) -> dict[str, tuple[str, str]]:
@@ -108,6 +131,8 @@ def read(source: dict) -> Iterator[str]:
 
 
 def _label(part: dict) -> str:
-    name = part.get("data_files") or part["path"]
+    """A source's name: another folder, file, configuration, split or revision is another source."""
+    given = (part.get("data_dir"), part.get("data_files") and str(part["data_files"]))
+    path = None if any(given) and part["path"] in contents.BUILDERS else part["path"]
     revision = part.get("revision") and f"revision {part['revision']}"
-    return ", ".join(filter(None, (str(name), part.get("name"), part.get("split"), revision)))
+    return ", ".join(filter(None, (path, *given, part.get("name"), part.get("split"), revision)))

@@ -9,6 +9,7 @@ from hf_cascade.evaluate.family import Member
 from hf_cascade.evaluate.suite.figures import RUN
 
 EVALS = "evals.json"
+OLD = f"{EVALS}.old"  # what it held before figures were dropped; on the list of no upload
 COMPANIONS = "companions"  # key of evals.json: hashes of tokenizer, chat template, processor, generation config
 _HELD = ("heldout", "long", "retention", "teacher")
 _ASKED = {"tasks": ("tasks",), "preference": ("preference", "comparison")}
@@ -16,7 +17,8 @@ _ASKED = {"tasks": ("tasks",), "preference": ("preference", "comparison")}
 
 def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
     """
-    A model's new figures with those of earlier runs that they do not replace, if the weights are the same.
+    A model's new figures with those of earlier runs that they do not replace, if the weights are the same. Where any
+    are dropped, the earlier file is copied to `evals.json.old` beside it, or `.old.2` where that is another one.
 
     Args:
         new (`dict`): for evals.json; `weights_sha256` says of which weights, `companions` with which tokenizer, chat
@@ -25,20 +27,21 @@ def merge(new: dict, folder: Path) -> tuple[dict, list[str]]:
 
     Returns:
         `dict`: what evals.json is to hold.
-        `list[str]`: lines about what was dropped.
+        `list[str]`: lines about what was dropped, and the file that still has it.
 
     Raises:
         ValueError: the earlier file is no JSON.
+        OSError: it cannot be copied.
     """
     earlier = read(folder)
     if earlier is None:
         return new, []
     if why := _other_model(earlier, new):
         lost = _lost(earlier, new)
-        return new, [f"{folder / EVALS}: {', '.join(lost)} dropped: {why}"] * bool(lost)
+        return new, [_dropped(folder, lost, why)] if lost else []
     before, now, lines = earlier.get("suites") or {}, new.get("suites") or {}, []
     if now and before and _scorers(earlier) != _scorers(new):
-        lines = [f"{folder / EVALS}: {', '.join(before)} dropped: they were scored otherwise than hf-cascade does now"]
+        lines = [_dropped(folder, list(before), "they were scored otherwise than hf-cascade does now")]
         before = {}
     merged = {**earlier, **new, "suites": {**before, **now}}
     for suite in before.keys() & now.keys():
@@ -61,11 +64,36 @@ def _other_model(earlier: dict, new: dict) -> str:
     return _other_companions(earlier.get(COMPANIONS), new.get(COMPANIONS))
 
 
+def _dropped(folder: Path, lost: list[str], why: str) -> str:
+    """A line about figures that are dropped, once the file that has them is kept under another name."""
+    content, number = (folder / EVALS).read_bytes(), 1
+    old = folder / OLD
+    while old.exists() and old.read_bytes() != content:
+        number += 1
+        old = folder / f"{OLD}.{number}"
+    if not old.exists():
+        old.write_bytes(content)
+    return f"{folder / EVALS}: {', '.join(lost)} dropped: {why}; {old.name} beside it still has them"
+
+
 def _lost(earlier: dict, new: dict) -> list[str]:
     """What was measured before, and not now."""
     parts = {"heldout": "held-out text", "tasks": "tasks", "preference": "answers to prompts"}
-    suites = [name for name in earlier.get("suites") or {} if name not in (new.get("suites") or {})]
+    before, now = earlier.get("suites") or {}, new.get("suites") or {}
+    suites = []
+    for name, suite in before.items():
+        run = {part: _run(suite, part) - _run(now.get(name), part) for part in ("tasks", "rows")}
+        if name not in now:
+            suites.append(name)
+        elif least := sorted(run["tasks"] or run["rows"]):
+            suites.append(f"{', '.join(least)} of {name}")
     return suites + [what for part, what in parts.items() if earlier.get(part) and not new.get(part)]
+
+
+def _run(suite: dict | None, part: str) -> set[str]:
+    """Names of the tasks, or rows, of a suite that have figures."""
+    entries = (suite or {}).get(part) or {}
+    return {name for name, entry in entries.items() if entry.get("status") == RUN}
 
 
 def _other_companions(before: dict | None, now: dict | None) -> str:
