@@ -77,6 +77,12 @@ def test_one_row_and_the_ends():
         ("The loop ends where A>B.\n\nBoth are right.", None),
         ('```json\n{"explanation": "A>B in speed", "verdict": "B>>A"}\n```', "B>>A"),
         ("[[A>B", None),
+        ("[[A>B]] or, said otherwise, [[A > B]]", "A>B"),
+        ("[[A≫B]], that is [[a>>b]]", "A>>B"),
+        ("list [ab]\nverdict A>B", "A>B"),
+        ("x[A>B] is a mask, [a>b] another.\nMy final verdict is: B>A", "B>A"),
+        ("[[A>B]]\nNo: [A>>>B]\nNo: [[AB]]", None),
+        ("My final verdict is AB", None),
     ],
 )
 def test_verdicts(text, verdict):

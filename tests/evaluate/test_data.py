@@ -339,10 +339,13 @@ def test_offline_the_cache_is_read_with_its_commit(hub):
     assert used[f"{REPO}/all/test"]["revision"] == COMMIT and used[f"{REPO}/all/test"]["path"] is None
 
 
-def test_offline_a_download_in_the_hubs_cache_is_read(hub, monkeypatch):
+@pytest.mark.parametrize("wanted", (None, COMMIT, "f" * 40))
+def test_offline_a_download_in_the_hubs_cache_is_read(hub, monkeypatch, caplog, wanted):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr(data, "described", lambda repo: {"revision": wanted})
     parquet(hub / f"datasets--org--name/snapshots/{COMMIT}/data/test-00000-of-00001.parquet")
     assert read(REPO, "test").to_list() == ROWS and used[f"{REPO}/test"]["revision"] == COMMIT
+    assert (f"org/name: read at the commit {COMMIT}, as {wanted}" in caplog.text) == (wanted == "f" * 40)
 
 
 def _file(path) -> str:

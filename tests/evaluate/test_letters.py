@@ -115,6 +115,7 @@ UNITS = [
     "\n",
     "C ",
 ]
+UNITS += ["which is option B, ", "this matches option B ", "only B works ", ", however, "]
 UNITS += ["A) ", "not ", "选", "答案", "*", "\\text{", "\\text", "if the answer is ", "is C is correct. ", "therefore "]
 
 

@@ -115,6 +115,30 @@ STATED = [
     ("Therefore, the solutions are $-1$ and $4$.", "-1, 4"),
     ("Thus there are 7 cases to consider:", None),
     ("$a$ is odd and $b$", None),
+    ("So we find that $x = 5$.", "x = 5"),
+    ("Therefore, there are 5 ways.", "5"),
+    ("Hence the area is 12 square units.", "12"),
+]
+NO_CONCLUSIONS = [  # denied, supposed, of a case, on the way, or a number that the sentence is not about
+    "So 5 fails.",
+    "So $n=4$ is impossible.",
+    "Thus, $x = 5$ does not work.",
+    "Therefore $5$ is too small.",
+    "We get 7, so the answer cannot be 7.",
+    "So it could be 5.",
+    "So let us check n = 5.",
+    "So, is it 5?",
+    "So the average is then 12 but that seems wrong.",
+    "So the claim is false for n = 4.",
+    "So the formula holds for n = 4.",
+    "Step 2: so the first term is 7.",
+    "If n is 4, then 12 remain, so the remainder is 0.",
+    "So the total so far is 7.",
+    "We choose it so that the sum is 5.",
+    "Thus Alice has 5 apples.",
+    "So $5$ divides it.",
+    "So the sum is 5 in the first case.",
+    "Therefore, there are 3 cases.",
 ]
 RIGHT_70 = [
     "70",
@@ -153,6 +177,17 @@ WRONG_70 += [
 @pytest.mark.parametrize("response, expected", STATED)
 def test_stated(response, expected):
     assert stated(response) == expected
+
+
+@pytest.mark.parametrize("response", NO_CONCLUSIONS)
+def test_what_concludes_nothing(response):
+    assert stated(response) is None
+
+
+@pytest.mark.parametrize("part", ("1,", r"\(1\),", "(1),"))
+def test_no_list_takes_long(part):
+    """Few parts: were each read in two ways, thirty would take minutes."""
+    check_growth(lambda text: stated(f"The answer is that the list is {text}N,... and it goes on"), repeated(part), 20)
 
 
 @pytest.mark.parametrize("response", RIGHT_70)

@@ -96,6 +96,25 @@ def test_what_is_not_the_answer(doc, response):
     assert mathvista.judge(doc, response).correct == 0
 
 
+@pytest.mark.parametrize(
+    "options, response",
+    [
+        (["15", "18"], "Since 15 is greater than 13, the answer is 17."),
+        (["15", "18"], r"There are 15 red and 12 blue, so the total is \boxed{27}."),
+        (["40", "50", "60"], "The bar for 2015 shows 40, so the answer is 55."),
+        (["40", "50", "60"], "The bar for 2015 shows 40, so it is 55."),
+        (["15", "18"], "The answer is **17**, as 15 is too small."),
+        (["4", "6"], "With 4 more there are seven."),
+        (["red", "blue"], "Unlike the red one, the ball is green."),
+        (["red", "blue"], "The ball is green, since red balls are larger."),
+        (["red", "blue"], "The red one is large, so the answer is green."),
+    ],
+)
+def test_another_answer_is_no_option_that_the_sentence_mentions(options, response):
+    for gold in options:
+        assert mathvista.judge(row(gold, "text", options), response) == (0.0, None)
+
+
 def test_options_by_letter_and_by_text():
     doc = row("green", "text", ["red", "green", "dark green"])
     for text in (

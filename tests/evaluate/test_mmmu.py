@@ -120,6 +120,8 @@ def test_choices_are_never_guessed():
         ("It is Lyme or syphilis.", None),
         ("Lyme is less common than syphilis.", "B"),
         ("The plaques would be Lyme, since they are round.", "B"),
+        ("It's Lyme because Lyme begins with a rash.", "B"),
+        ("Lyme is excluded, so the answer is scurvy.", None),
         ("Option A: Syphilis\nOption B: Lyme\nOption C: None", None),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 
 from hf_cascade.evaluate.benchmarks.maths import compare
 from hf_cascade.evaluate.benchmarks.notations import readable, union
+from tests.growth import check_growth, repeated
 
 UNION = r"(-\infty, -2) \cup (3, \infty)"
 COLUMN = r"\begin{pmatrix} -7 \\ 16 \\ 5 \end{pmatrix}"
@@ -21,6 +22,8 @@ EQUAL = [
     ("3+4i", r"3 + 4\mathrm{i}"),
     ("(1,-2)", "P(1,-2)"),
     (r"(3,\frac{\pi}{2})", r"\bigl(3,\tfrac{\pi}{2}\bigr)"),
+    ("(1,2),(3,4)", r"(1,2) \text{ or } (3,4)"),  # points
+    (r"(1,2)\cup(3,4)", r"x\in(1,2) \text{ or } x\in(3,4)"),
     ("2,3,5", r"2, 3, \text{ and } 5"),
     (r"\text{A, B, D}", "A, B, D"),
     (r"\text{ellipse}", "an ellipse"),
@@ -50,6 +53,11 @@ DIFFERENT = [
     (UNION, r"x \le -2 \text{ or } x \ge 3"),
     (UNION, r"x < -2 \text{ and } x > 3"),
     (UNION, "-2 < x < 3"),
+    (UNION, r"x < -2 \text{ or } y > 3"),
+    (r"(1,2)\cup(3,4)", r"x\in(1,2) \text{ or } y\in(3,4)"),
+    ("6", r"\text{6 plus two}"),
+    ("6", r"\text{6 times seven}"),
+    ("6", r"\text{6 dozen}"),
     ("(1,2)", "(1,2), (2,1)"),  # points, no intervals of which one is empty
     (r"\frac{448}{3}", "149.3"),
 ]
@@ -80,7 +88,15 @@ def test_what_is_plain_stays_as_it_is():
         ("x<2", None),
         ("1 or 2", None),
         ("x<2 or y", None),
+        ("x<2 or y>3", None),
+        ("(1,2) or (3,4)", None),
+        (r"(1,2) or (3,\infty)", r"(1,2) \cup (3,\infty)"),
     ],
 )
 def test_unions(answer, intervals):
     assert union(answer) == intervals
+
+
+@pytest.mark.parametrize("part", (" ", r"\quad ", " or", r"\text{ ", r"\text{or "))
+def test_no_answer_takes_long(part):
+    check_growth(readable, lambda length: f"x<2{repeated(part)(length)}y", 200)

@@ -55,6 +55,8 @@ EQUAL = [
     (r"5m\omega^2R", r"F=5m\omega^2 R \text{ (at } \theta = 0)"),
     (r"\frac{2}{5}", r"40\%"),
     (r"\sqrt{2gh}", r"\;v=\sqrt{2gh}\;"),
+    (r"|a-b|", r"\sqrt{(a-b)^2}"),
+    (r"\sqrt{|a-b|}", r"|a-b|^{1/2}"),
 ]
 UNEQUAL = [
     (r"\frac{2gM}{m+M}", r"\frac{2gm}{m+m}"),
@@ -68,6 +70,8 @@ UNEQUAL = [
     ("x", "y = 1, x = x"),
     (r"x", r"x \text{ or } 2x"),
     (r"\sqrt{x^2-y^2}", r"\sqrt{y^2-x^2}"),
+    (r"\sqrt{a-b}", r"\sqrt{|a-b|}"),
+    (r"\ln(1-x)", r"\ln|1-x|"),
     ("x", "((((("),
     ("x", ""),
 ]
@@ -186,3 +190,12 @@ def test_loader_takes_each_answered_row_once(tmp_path, monkeypatch):
     monkeypatch.setenv(data.VARIABLE, str(tmp_path))
     assert physics.load_phybench(version=1.0)["test"]["content"] == [known["content"]]
     assert physics.prompt(known).endswith("Answer:") and "\\boxed{}" in physics.prompt(known)
+
+
+def test_rows_without_an_id_are_told_apart_by_their_content(tmp_path, monkeypatch):
+    folder = tmp_path / physics.REPO
+    folder.mkdir(parents=True)
+    given = [row | {"id": None} for row in rows()[:3]]
+    (folder / "train.json").write_text(json.dumps([*given, given[0]]))
+    monkeypatch.setenv(data.VARIABLE, str(tmp_path))
+    assert physics.load_phybench()["test"]["content"] == [row["content"] for row in given]

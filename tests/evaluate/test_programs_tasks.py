@@ -171,6 +171,13 @@ def test_fences():
     assert fenced("```\r\na\r\n```\r\n") == [("", "a\n")] and fenced("") == []
     for opening in ("```python:main.py", "``` python", "```{python}", '```python title="a"'):
         assert fenced(f"{opening}\nx = 1```\nThat is it.") == [("python", "x = 1\n")], opening
+    for line in ("s = '''a```", "# a```", "# a ```"):
+        program = f"{line}\n'''\nx = 1\n"
+        assert fenced(f"```python\n{program}```\nDone.") == [("python", program)], line
+    assert fenced("```\nx = 1```\nor\n```\ny = 1\n```") == [("", "x = 1\n"), ("", "y = 1\n")]
+    assert fenced("~~~\nx = 1\n~~~") == [("", "x = 1\n")] and fenced("a\n~~~\nb") == []
+    assert fenced("a: here\n~~~\nx = 1\n~~~") == [("", "x = 1\n")]
+    assert fenced("~~~python\nx = 1") == [("python?", "x = 1\n")]
     assert fenced("~~~python\nx = '```'\n~~~\n```c++\n1\n```") == [("python", "x = '```'\n"), ("c++", "1\n")]
 
 
@@ -192,6 +199,19 @@ def test_fences():
             "ONE = 1\n\ndef f(x): return ONE",
         ),
         ("```python\ndef f(x): return 1", "def f(x): return 1"),
+        ("```py\nsum = 0\n```\n```py\ndef f(x): return sum(x)\n```", "def f(x): return sum(x)"),
+        (
+            "```py\nimport re\nN = 3\nsum = 0\n@re.cache\ndef g(x):\n    return h(x) + N\nT = g(1); print(g(1))\n"
+            "assert g(1) == 2\n```\n```py\ndef f(x): return g(x)\n```",
+            "import re\nN = 3\n@re.cache\ndef g(x):\n    return h(x) + N\n\ndef f(x): return g(x)",
+        ),
+        (
+            "```py\nT = list('é'); print(T)\ndef g(x): return T\n```\n```py\ndef f(x): return g(x)\n```",
+            "T = list('é')\ndef g(x): return T\n\ndef f(x): return g(x)",
+        ),
+        ("The code\n~~~~~~~~\n```\nf = abs\n```\nIts use\n~~~~~~~\nf(1)", "f = abs"),
+        ("Code of mine:\n~~~~~\n```\nf = abs\n```", "f = abs"),
+        ('```python\ndef f(x):\n    return x + """\n    ```"""\n```', 'def f(x):\n    return x + """\n    ```"""'),
         ("```cpp\nint f(int x);\n```", None),
         ("[BEGIN]\nf = abs\n[DONE] and more [DONE]", "f = abs"),
         ("[BEGIN]\nf = abs\n[END]\nIt is abs.", "f = abs"),
@@ -212,7 +232,9 @@ def test_the_program_of_an_answer(answer, program):
     assert (found and found.strip()) == program
 
 
-@pytest.mark.parametrize("part", ["(", "a\n\n", "`", "```\n", "def f(", "\x00def f(): pass"])
+@pytest.mark.parametrize(
+    "part", ["(", "a\n\n", "`", "```\n", "~~~\n", "```py\na```\n", "a```\n", "def f(", "\x00def f(): pass"]
+)
 def test_no_answer_takes_long(part):
     check_growth(lambda answer: mbpp.program_of(answer, ["f"]), repeated(part), 20_000)
 

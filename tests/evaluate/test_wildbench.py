@@ -83,6 +83,7 @@ def test_the_score_is_the_leaderboards_rule():
         ('{"Score": "5 (fair)"}', "5"),
         ("{“strengths”: “a”, “score”: “7”}", "7"),
         ("I would give it 7 of 10.", None),
+        ('"strengths":\n1.\n2.', None),
         ('{"strengths": "a", "weaknesses": "cut o', None),
         ("", None),
     ],

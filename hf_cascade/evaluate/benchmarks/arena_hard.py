@@ -24,6 +24,7 @@ from hf_cascade.evaluate.benchmarks.data import (
     pinned,
     rows_sha256,
     used,
+    warn_of_other,
 )
 from hf_cascade.evaluate.benchmarks.judge_settings import JudgeSettings
 from hf_cascade.evaluate.conformance.case import Case
@@ -49,8 +50,11 @@ After your explanation, end with one of these labels, alone on the last line:
 [[B>>A]] - B is significantly better"""
 OWN = "First write your own answer to the prompt, before you look at theirs.\n"
 CREATIVE = "creative_writing"  # the category whose judge does not write its own answer first
-_LABEL = r"[AB][ <>=≫≪]{0,4}[AB]"
-_LABELS = tuple(re.compile(form.format(rf" *({_LABEL}|[AB<>=]{{2,4}}) *"), re.I) for form in (r"\[\[{}\]\]", r"\[{}\]"))
+_LABEL = r"[AB] {0,2}[<>=≫≪][ <>=≫≪]{0,3}[AB]"
+_LABELS = (  # in single brackets there may be code too
+    re.compile(rf"\[\[ *({_LABEL}|[AB<>=]{{2,4}}) *\]\]", re.I),
+    re.compile(rf"(?<!\w)\[ *({_LABEL}|(?=[AB]*[<>=])[AB<>=]{{2,4}}) *\]"),
+)
 _SHARE_OF_A = {  # label -> (share of A's win, weight)
     **{"A>>B": (1.0, MUCH), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, MUCH)},
     **{"B<<A": (1.0, MUCH), "B<A": (1.0, 1), "B=A": (0.5, 1), "A<B": (0.0, 1), "A<<B": (0.0, MUCH)},
@@ -70,8 +74,7 @@ class Judge(judged.Judge):
 
     def verdict(self, text: str) -> str:
         """The last label; in single brackets too, where there is none in double ones, as the benchmark's own script."""
-        label = judged.last_label(text, *_LABELS, alone=_LABEL).upper().replace(" ", "")
-        label = label.replace("≫", ">>").replace("≪", "<<")
+        label = judged.last_label(text, *_LABELS, alone=_LABEL, plain=_plain)
         if label not in _SHARE_OF_A:
             raise judged.UnusableAnswer(f"[[{label}]] is no verdict")
         return label
@@ -170,6 +173,10 @@ def error(values: list[judged.Figure]) -> float:
     return resampled.standard_error(_sums(values), _share)
 
 
+def _plain(label: str) -> str:
+    return label.upper().replace(" ", "").replace("≫", ">>").replace("≪", "<<")
+
+
 def _sums(values: list[judged.Figure]) -> np.ndarray:
     return np.array([(value * value.note, value.note) for value in values])
 
@@ -195,6 +202,7 @@ def _lines(name: str) -> list[dict]:
         raise UnusableData(f"{path}: no JSON Lines ({problem})") from problem
     split = name.removeprefix("data/").removesuffix(".jsonl")
     full = (described(REPO).get("splits") or {}).get(split)
+    warn_of_other(REPO, revision)
     entry = {"revision": revision, "path": str(path), "rows": len(rows), "full_rows": full, "sha256": rows_sha256(rows)}
     used[f"{REPO}/{split}"] = entry
     return rows

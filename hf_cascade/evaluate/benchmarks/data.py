@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 from contextlib import contextmanager, suppress
@@ -21,7 +22,9 @@ from hf_cascade import assets
 from hf_cascade.evaluate.benchmarks import dataset_folder
 from hf_cascade.evaluate.benchmarks.dataset_folder import MissingData, UnusableData
 
-__all__ = ["MissingData", "UnusableData", "load", "need", "pinned", "read", "rows_sha256", "used"]
+__all__ = ["MissingData", "UnusableData", "load", "need", "pinned", "read", "rows_sha256", "used", "warn_of_other"]
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "HFC_EVAL_DATA"
 DATASETS = "evals/datasets.yaml"
@@ -53,6 +56,7 @@ def read(repo: str, split: str, config: str | None = None):
     rows, revision, path = (_local if os.environ.get(VARIABLE) else _hub)(repo, split, config, entry)
     if not len(rows):
         raise MissingData(f"{name}: {path or 'the Hub'} has no rows")
+    warn_of_other(repo, revision)
     full = entry.get("splits") or {}
     used[name] = {
         "revision": revision,
@@ -129,6 +133,21 @@ def _parsed(text: str) -> dict:
 def pinned(repo: str) -> str | None:
     """The commit of a dataset in `evals/datasets.yaml`; `None` where none is written down."""
     return described(repo).get("revision")
+
+
+def warn_of_other(repo: str, revision: str | None) -> None:
+    """Warn, once, where the rows are of another commit than the one written down: a cache may have no other."""
+    wanted = pinned(repo)
+    if wanted and revision and revision != wanted:
+        _warn(repo, revision, wanted)
+
+
+@cache
+def _warn(repo: str, revision: str, wanted: str) -> None:
+    logger.warning(
+        f"{repo}: read at the commit {revision}, as {wanted}, which {DATASETS} names, is not here. Its rows may be "
+        f"others; `hf download --repo-type dataset {repo} --revision {wanted}` fetches those that are meant"
+    )
 
 
 def rows_sha256(rows) -> str:

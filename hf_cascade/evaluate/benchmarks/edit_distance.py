@@ -58,7 +58,8 @@ def same(one: sympy.Expr, other: sympy.Expr) -> bool:
     Whether two expressions have one value wherever both have one: at random places, all symbols being positive.
 
     Where there are such, places at which all roots and logarithms are real: elsewhere 1 / sqrt(a - b) and
-    sqrt(1 / (a - b)) differ in sign.
+    sqrt(1 / (a - b)) differ in sign. But at all places where one side alone has an absolute value, as sqrt(a - b) and
+    sqrt(|a - b|) differ only there.
     """
     if one == other:
         return True
@@ -69,6 +70,7 @@ def same(one: sympy.Expr, other: sympy.Expr) -> bool:
         for _ in range(ATTEMPTS if symbols else 1)
     ]
     partial = [part for side in (one, other) for part in side.atoms(sympy.Pow, sympy.Function) if _is_partial(part)]
+    partial = partial if one.has(sympy.Abs) == other.has(sympy.Abs) else []
     real = [*islice((place for place in places if _is_real(partial, place)), POINTS)] if partial else []
     agreed = 0
     for place in real or places:

@@ -39,6 +39,7 @@ YES_NO = ("yes", "no", "true", "false")  # words that sentences have without ans
 ANSWERING = re.compile(rf"^({'|'.join(YES_NO)})[,.;:]|[,;:] (?:so )?({'|'.join(YES_NO)})$")  # there they do answer
 NUMBER = re.compile(r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?(?!\d)(?!,\d)")
 BEFORE = " \t$€£¥₹≈~("  # what may stand before a number that an answer begins with
+FIRST = re.compile(rf"[{re.escape(BEFORE)}]{{0,9}}({NUMBER.pattern})[*_]{{0,2}}[,;] (?=[a-z])")  # all that is stated
 NEXT = re.compile(r"[^\w\s]{0,2}\s*(?:(?:or|to|and|oder|bis|ou|y|e)\b|[,;/–~-])\s*[^\w\s]{0,2}-?\.?\d", re.I)
 BETWEEN = re.compile(r"\d\W{0,3}\s(?:or|to|oder|bis|and)\s\W{0,3}\d|\d\s?[–~]\s?\d|\bbetween\b", re.I)
 FROM_TO = re.compile(rf"\bfrom\s\W{{0,3}}{NUMBER.pattern}[^\d,;.]{{0,20}}\bto\s\W{{0,3}}{NUMBER.pattern}")  # a change
@@ -48,7 +49,9 @@ ASIDE = re.compile(
     r"\W*(?:in|on|at|from|after|before|by|since|with|during|for|using|if)\b", re.I
 )  # "In 2010 there are 5"
 ALTERNATIVES = re.compile(r"\b(?:or|either|neither|oder|ou)\b")
-DENIAL = r"(?:\b(?:not|no|nor|neither|never|cannot be|than|instead of)|n't)\s+(?:an?\s+|the\s+)?[^\w\s]{0,3}"
+BEFORE_NAMED = r"\s+(?:an?\s+|the\s+)?[^\w\s]{0,3}"
+DENIAL = rf"(?:\b(?:not|no|nor|neither|never|cannot be|than|instead of)|n't){BEFORE_NAMED}"
+REASON = rf"\b(?:unlike|except|since|because){BEFORE_NAMED}"  # it says nothing of what it names
 NEAR = 4  # words before the number that an answer names first; ours
 ROUND = ' \t\r\n*_`#>"“”'  # marks around an answer
 
@@ -62,14 +65,9 @@ def final_part(answer: str) -> str:
     part after "is", "so", "=" and the like; a last sentence without these is the answer itself.
     """
     answer = answer[-TAIL:]
-    inside = boxed(answer)
-    if inside is not None:
-        return inside if len(inside) <= LONGEST else ""
-    markers = [marker for marker in MARKER.finditer(answer) if not is_unreal(answer, marker.start())]
-    if markers:
-        stated = _first_sentence(answer[markers[-1].end() :])
-        if stated:
-            return stated
+    stated = _marked(answer)
+    if stated is not None:
+        return stated
     first = _bare(answer.strip().partition("\n")[0])
     if number_of(first) is not None:
         return first
@@ -91,12 +89,24 @@ def last_sentence(answer: str) -> str:
 
 
 def option_in(answer: str, options: list[str]) -> int | None:
-    """The place of the one option that an answer names at its end by its text: where it states it, or in all of its
-    last sentence. `None` too where it ends in a list of them."""
-    if len([line for line in answer[-TAIL:].rstrip().split("\n")[-2:] if ITEM.match(line)]) == 2:
+    """
+    The place of the one option that an answer names at its end by its text.
+
+    It is in the part that states the answer. All of the last sentence counts only where that part is but its end, and
+    names no value of its own: "since 15 is more than 13, the answer is 17" names no 15. `None` too where an answer ends
+    in a list of options.
+    """
+    answer = answer[-TAIL:]
+    if len([line for line in answer.rstrip().split("\n")[-2:] if ITEM.match(line)]) == 2:
         return None
-    places = (named_option(part, options) for part in (final_part(answer), last_sentence(answer)))
-    return next((place for place in places if place is not None), None)
+    stated = final_part(answer)
+    place = named_option(stated, options)
+    first = FIRST.match(stated)
+    if first and option_of(first[1], options) is None:  # "17, as 15 is too small"
+        return None
+    if place is not None or _marked(answer) is not None or (_counts(stated) and any(map(number_of, options))):
+        return place
+    return named_option(last_sentence(answer), options)
 
 
 def named_option(stated: str, options: list[str]) -> int | None:
@@ -169,9 +179,26 @@ def says(stated: str, words: str) -> bool:
         return bool(words)
     signs = "./-" if words[0].isdigit() else ""  # 1/64 is not in -1/64
     inside = rf"(?<![\w{signs}])(?<!\w-){re.escape(words)}(?!\w|-[a-z])"  # no Impressionism in Post-Impressionism
+    text = re.sub(REASON + inside, " ", text)
     if not re.search(inside, text) or re.search(DENIAL + re.escape(words), text):
         return False
     return not ALTERNATIVES.search(re.sub(inside, " ", text))
+
+
+def _marked(answer: str) -> str | None:
+    """What stands in the last box or after the last "answer is"; "" where the box is no answer, `None` without them."""
+    inside = boxed(answer)
+    if inside is not None:
+        return inside if len(inside) <= LONGEST else ""
+    markers = [marker for marker in MARKER.finditer(answer) if not is_unreal(answer, marker.start())]
+    return (markers and _first_sentence(answer[markers[-1].end() :])) or None
+
+
+def _counts(stated: str) -> bool:
+    """Whether a number is in it, in digits or as a word."""
+    return bool(NUMBER.search(stated.replace("−", "-"))) or not NUMERALS.keys().isdisjoint(
+        re.findall(r"[a-z]+", stated.casefold())
+    )
 
 
 def _shortest_tail(sentence: str) -> str:

@@ -10,6 +10,7 @@ import functools
 import html
 import logging
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lm_eval.api.filter import Filter
@@ -20,6 +21,7 @@ from hf_cascade.rewards.endpoint import ChatEndpoint, RequestBudgetError, Unusab
 
 UNFINISHED, EMPTY = "the thinking of the response is not finished", "the response has no answer"
 WORDS = "my|the|final|overall|verdict|label|rating|score|is|choice|conclusion"  # beside a verdict without brackets
+RATING = re.compile(r"\b(?:final|overall|verdict|label|rating|score|choice|conclusion)\b", re.I)  # those that name one
 NUMBER = r"\d{1,2}(?:\.\d{1,3})?"
 SHOWN_CHARACTERS = 500  # of an answer without a verdict, its end; ours
 _MILLION = 1e6
@@ -217,7 +219,7 @@ def total(values: list[float]) -> float:
     return float(sum(values))
 
 
-def last_label(text: str, *patterns: re.Pattern, alone: str) -> str:
+def last_label(text: str, *patterns: re.Pattern, alone: str, plain: Callable[[str], str] = str) -> str:
     """
     The label in the last line that has one.
 
@@ -225,7 +227,9 @@ def last_label(text: str, *patterns: re.Pattern, alone: str) -> str:
         text (`str`): a judge's answer without thinking.
         *patterns (`re.Pattern`): each with one group, the label; a later one is tried where an earlier finds nothing.
         alone (`str`): a pattern without groups; such a label counts without brackets too, as a value in JSON, or where
-            it is all that the last line says, but for words such as "my final verdict is".
+            it is all that the last line says, but for words such as "my final verdict is". A number needs one of them
+            that names a rating, or "/10" behind it, and is neither negative nor the mark of a list.
+        plain (`Callable[[str], str]`): one spelling for all labels that are the same.
 
     Raises:
         UnusableAnswer: no label, or several different ones in that line.
@@ -234,18 +238,26 @@ def last_label(text: str, *patterns: re.Pattern, alone: str) -> str:
     named = re.compile(rf'"(?:{WORDS})"\s*:\s*"?({alone})"?\s*(?:[,}}]|$)', re.I)  # in JSON
     for pattern in (*patterns, named):
         for line in reversed(text.splitlines()):
-            labels = set(pattern.findall(line))
+            labels = set(map(plain, pattern.findall(line)))
             if len(labels) > 1:
                 raise UnusableAnswer(f"several verdicts in the last line that has one ({', '.join(sorted(labels))})")
             if labels:
                 return labels.pop()
     last = text.rstrip(" \n`}").rpartition("\n")[2]  # of a fenced JSON object too
+    words, end = rf"\W*(?:\b(?:{WORDS})\b\W*)*", r"\W*(?:out\W+of\W+10\W*|(?<=/)10\W*)?"
     whole = last.count("[") == last.count("]")
-    if whole and (
-        found := re.fullmatch(rf"\W*(?:\b(?:{WORDS})\b\W*)*({alone})\W*(?:out\W+of\W+10\W*|(?<=/)10\W*)?", last, re.I)
-    ):
-        return found[1]
+    found = re.fullmatch(f"(?P<lead>{words})(?P<label>{alone})(?P<end>{end})", last, re.I) if whole else None
+    if found and (alone != NUMBER or _is_rating(found["lead"], found["end"])):
+        return plain(found["label"])
     raise UnusableAnswer("an answer without a verdict")
+
+
+def _is_rating(lead: str, end: str) -> bool:
+    """Whether a number between these is a rating: not -3, #3, 3), nor one of which nothing is said."""
+    before = re.split(r"\w", lead)[-1]
+    if any(mark in before for mark in "-−–#") or (end.lstrip().startswith(")") and "(" not in lead):
+        return False
+    return "10" in end or bool(RATING.search(lead))
 
 
 def clean(text: str) -> str:

@@ -133,15 +133,21 @@ REASON = re.compile(
     re.I,
 )
 SO = r"(?:therefore|thus|hence|so|it is|it's|it (?:must|should) be|i guess|donc|also|daher|quindi"
-SO += r"|por (?:lo )?tanto|portanto|by (?:process of )?elimination|(?:this|that|which) leaves|leaving"
-SO += r"|we are left with|i\.e\.|=>"
-SO += r"|(?:this|that|which|it) (?:corresponds to|matches|agrees with|points to)|因此|所以|よって|따라서|→)"
+SO += r"|por (?:lo )?tanto|portanto|by (?:process of )?elimination|(?:this|that|which) leaves|leaving|we are left with"
+SO += r"|i\.e\.|=>|(?:this|that|which|it) (?:corresponds to|matches|agrees with|points to)|因此|所以|よって|따라서|→)"
 CONCLUSION = re.compile(rf"\s{{0,9}}(?:{SO}[,:]?\s?){{1,2}}", re.I)
 LATER = re.compile(  # in a sentence
     rf"(?<=[,;])\s{{0,9}}(?:{SO}[,:]?\s?){{1,2}}|(?<!\bnot )(?<!n't )\b(?:corresponds? to|match(?:es)?|agrees? with"
     r"|points? to|(?:which|this|that) is)\s(?=(?:option|choice)\b)|\((?=(?:option|choice)\s(?-i:[A-Z])\))",
     re.I,
 )
+CLAUSE = re.compile(r"[:;]|,(?=\s|$)|\b(?:and|but|so)\s")
+ASIDE = re.compile(r",\s[^,]{1,20},\s?$")  # "does not, however, "
+UNREAL = re.compile(  # before a letter, in its clause
+    r"(?i)\b(?:never|hardly|barely|scarcely|rarely|none|nothing|neither|nor|not?|cannot|would|could|might|may|fails?"
+    r"|unlike|doubts?|(?:rul(?:e[ds]?|ing)|cross(?:e[ds]|ing)?) out|eliminat\w*|exclud\w*|discard\w*|reject\w*)\b|n't\b"
+)
+IF = re.compile(r"\b(?:if|unless|whether|suppose|assum(?:e|ing))\b", re.I)  # in its sentence
 
 
 class Reading(NamedTuple):
@@ -340,7 +346,8 @@ def _by_text(said: str, options: list[str]) -> str | None:
 
 def _correct(text: str, options: list[str]) -> str | None:
     """The one option that is said to be correct, or that the last line concludes with."""
-    found = {match["letter"] for pattern in (CORRECT, ONLY) for match in pattern.finditer(text)}
+    only = (match for match in ONLY.finditer(text) if not _is_denied(text, match.start()))
+    found = {match["letter"] for match in (*CORRECT.finditer(text), *only)}
     if found:
         letter = found.pop()
         return letter if not found and letter in LETTERS[: len(options)] else ""
@@ -351,9 +358,19 @@ def _correct(text: str, options: list[str]) -> str | None:
     for so in reversed([*LATER.finditer(last)]):  # "2 + 2 = 4, thus (B)."
         reading = _named(last[so.end() :], 0, options)
         if reading and reading.letter and not reading.denied:
+            if _is_denied(last, so.start()):
+                return None
             rest = _bare(last[so.end() + reading.end :].lstrip(" .:)-"))
             return reading.letter if rest in ("", options[LETTERS.index(reading.letter)]) else None
     return None
+
+
+def _is_denied(text: str, place: int) -> bool:
+    """Whether what begins at a place is denied or supposed by words before it; ", so" begins a clause of its own."""
+    before = re.split(r"[.!?](?=\s)|\n", text[max(0, place - LINE) : place])[-1]
+    if text[place : place + 16].lstrip().startswith(("which", "that")):
+        before = before.rstrip(" ,;")
+    return bool(IF.search(before) or UNREAL.search(CLAUSE.split(ASIDE.sub(" ", before))[-1]))
 
 
 def _last_line(text: str) -> tuple[int, int] | None:

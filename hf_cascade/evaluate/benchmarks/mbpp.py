@@ -5,6 +5,7 @@ one run, as the paper runs them; they stand in a process of their own, which the
 """
 
 import ast
+import builtins
 import re
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import textwrap
 from lm_eval.api.registry import register_filter
 
 from hf_cascade.evaluate.benchmarks.data import MissingData, UnusableData, need, read
-from hf_cascade.evaluate.benchmarks.programs import ProgramJudge, RunPrograms, Trial, fenced, in_python
+from hf_cascade.evaluate.benchmarks.programs import ProgramJudge, RunPrograms, Trial, fenced, in_python, parses
 from hf_cascade.evaluate.benchmarks.sampled import once
 from hf_cascade.evaluate.conformance.case import Case
 from hf_cascade.rewards.programs import called_names, check_tests
@@ -31,6 +32,8 @@ SHOTS = (2, 3, 4)  # task_id; the same README
 COLUMNS = ("task_id", "text", "code", "test_list")
 # ours: paper silent. Of the set's solutions one takes seconds (task 123: 2.4 s on a CPU that has nothing else to do).
 LIMITS = Limits(seconds=20.0, memory_bytes=1_000_000_000)
+BUILT_IN = frozenset(dir(builtins))  # names that no program needs from another block
+DEFINING = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 LONGEST = 200_000  # characters of an answer that is searched for the code between prose
 CODE_LINE = re.compile(  # a line at the margin that is not prose
     r"[#@\"'({\[]|(?:def|class|import|from|async|if|elif|else|for|while|try|except|finally|with|return|assert|raise|global"
@@ -154,7 +157,7 @@ def program_of(answer: str, names: list[str]) -> str | None:
     if _defines(own := text.partition(f"\n{INTRO}")[0], names):  # the next task follows, without [DONE]
         text = own
     text = text.rpartition(BEGIN)[2]
-    if blocks := [] if _parses(text) else fenced(text):  # a docstring may have fences
+    if blocks := [] if parses(text) else fenced(text):  # a docstring may have fences
         open_too = [(word.removesuffix("?"), code) for word, code in blocks]  # generation may end at [DONE], unclosed
         codes = in_python(open_too)
         places = [place for place, code in enumerate(codes) if _defines(code, names)]
@@ -163,20 +166,48 @@ def program_of(answer: str, names: list[str]) -> str | None:
         if not _defines(text := FENCED.split(text, maxsplit=1)[0], names):
             return codes[-1] if codes else None
     text = _untagged(textwrap.dedent(text).strip("\n"))
-    if not text.strip() or len(text) > LONGEST or _parses(text):
+    if not text.strip() or len(text) > LONGEST or parses(text):
         return text if text.strip() else None
     code = _without_prose(text)
     return code if _defines(code, names) else None
 
 
 def _with_needed(codes: list[str]) -> str:
-    """The last block, behind those before it that define what it uses: helpers may stand in blocks of their own."""
+    """The last block, behind what those before it define, where it uses that: helpers may stand in their own blocks."""
     *before, code = codes
     for earlier in reversed(before):
-        needed = called_names(code) if _parses(code) and _parses(earlier) else []
-        if needed and _defines(earlier, needed):
-            code = f"{earlier}\n{code}"
+        needed = set(called_names(code)) - BUILT_IN if parses(code) and parses(earlier) else ()
+        if needed and _defines(kept := _definitions(earlier, code), sorted(needed)):
+            code = f"{kept}\n{code}"
     return code
+
+
+def _definitions(code: str, user: str) -> str:
+    """Imports, functions, classes and constants of a block, without what tries or shows them; whole without such."""
+    statements = ast.parse(code).body
+    own = [statement for statement in statements if isinstance(statement, DEFINING)]
+    used = {node.id for tree in (ast.parse(user), *own) for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    wanted = [statement for statement in statements if isinstance(statement, DEFINING) or _is_constant(statement, used)]
+    if len(wanted) == len(statements):
+        return code
+    lines, found = re.split(rb"\r\n|\r|\n", code.encode()), []
+    for statement in wanted:
+        first = min((statement, *getattr(statement, "decorator_list", ())), key=lambda node: node.lineno)
+        part = lines[first.lineno - 1 : statement.end_lineno]
+        part[-1] = part[-1][: statement.end_col_offset]
+        part[0] = part[0][statement.col_offset :]
+        found.append(b"\n".join(part).decode() + "\n")
+    return "".join(found)
+
+
+def _is_constant(statement: ast.stmt, used: set[str]) -> bool:
+    """Whether it gives names a value: no built-in ones, and where it calls something for it, ones that are used."""
+    if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+        return False
+    nodes = list(ast.walk(statement))
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    plain = not any(isinstance(node, ast.Call) for node in nodes)
+    return bool(stored) and not stored & BUILT_IN and (plain or bool(stored & used))
 
 
 def _untagged(text: str) -> str:
@@ -191,7 +222,7 @@ def _without_prose(text: str) -> str:
     for start in (0, first):
         kept = lines[start:]
         for _ in range(20):  # paragraphs; ours
-            if _parses("\n".join(kept)):
+            if parses("\n".join(kept)):
                 return "\n".join(kept)
             ends = [
                 place for place, line in enumerate(kept) if place and line[:1].strip() and not kept[place - 1].strip()
@@ -205,14 +236,6 @@ def _without_prose(text: str) -> str:
 def _defines(code: str, names: list[str]) -> bool:
     either = "|".join(names)
     return bool(re.search(rf"^[ \t]*(?:async +)?(?:def|class) +(?:{either})\b|^(?:{either}) *[=:]", code, re.MULTILINE))
-
-
-def _parses(code: str) -> bool:
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
 
 
 def right(row: dict) -> list[str]:

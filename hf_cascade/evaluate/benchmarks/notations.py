@@ -10,6 +10,10 @@ INTEGER = re.compile(r"([-+]?)0*(\d{1,40})(?:\.0*)?")
 BASED = re.compile(r"([\dA-Z]{1,60})_\{?(?:\\(?:text|mathrm)\{)?(\d{1,2}|[a-z]{3,6})\}{0,2}")
 FRACTION = re.compile(r"(?<!\d)[¼½¾⅐-⅞](?!\d)")
 ONE = r"(?:\{([^{}]*)\}|((?!\\sqrt|\\frac)\\[A-Za-z]+|[\dA-Za-z]))"  # what \frac takes
+# words beside a number that make another of it
+COUNTING = r"(?i:plus|minus|times|divided|multiplied|over|or|and|not|to|than|more|less|fewer|mod|modulo|base|squared"
+COUNTING += r"|cubed|factorial|percent|dozen|hundred|thousand|million|billion|half|halves|thirds?|quarters?"
+COUNTING += rf"|{'|'.join(NUMERALS)})\b"
 REWRITTEN = [  # in this order
     (re.compile(written), read)
     for written, read in (
@@ -21,7 +25,7 @@ REWRITTEN = [  # in this order
         (r"(?<=\d)\\[,;:! ](?=\d{3}(?!\d))", ""),  # 10\,080
         (r"(?<!\\)\\(?: |$)", " "),
         (r"\\(?:mathrm|text|operatorname)\{([ie])\}", r"\1"),
-        (r"\\text\{([-+]?\d[\d.,]*(?:\s+[A-Za-z]+)+)\}", r"\1"),  # \text{2 real roots}
+        (rf"\\text\{{([-+]?\d[\d.,]*(?:\s+(?!{COUNTING})[A-Za-z]+)+)\}}", r"\1"),  # \text{2 real roots}
         (r"\\langle(.*?)\\rangle", r"(\1)"),
         (r"\\text\{((?:[A-Z],\s*)+[A-Z])\}", r"\1"),
         (rf"\\frac\s*{ONE}\s*{ONE}", r"\\frac{\1\2}{\3\4}"),  # \frac2\pi
@@ -47,9 +51,11 @@ LESS = {"<": True, r"\lt": True} | dict.fromkeys(("<=", "≤", r"\le", r"\leq", 
 MORE = {">": True, r"\gt": True} | dict.fromkeys((">=", "≥", r"\ge", r"\geq", r"\geqslant"), False)
 VARIABLE = re.compile(r"(?!\\(?:pi|infty)|[ei]$)\\?[A-Za-z]+")
 INTERVAL = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
-GAP = r"(?:\\q?quad(?![A-Za-z])|\s)*"
-EITHER = re.compile(rf"{GAP}(?:\\(?:big)?cup(?![A-Za-z])|∪|\\lor|(?:\\text\{{)?\s*(?:\bor\b|或)\s*\}}?){GAP}")
-BOTH = re.compile(rf"(?<=[)\]]){GAP}(?:,|(?:\\text\{{)?\s*\band\b\s*\}}?){GAP}(?=[(\[])")
+GAP = re.compile(r"(?:\\q?quad(?![A-Za-z])|\s)+")  # one space for it, so that what follows need not look at each
+EITHER = re.compile(r" ?(?:\\(?:big)?cup(?![A-Za-z])|∪|\\lor|(?:\\text\{ ?)?(?:\bor\b|或) ?\}?) ?")
+BOTH = re.compile(r"(?<=[)\]]) ?(?:,|(?:\\text\{ ?)?\band\b ?\}?) ?(?=[(\[])")
+MEMBER = re.compile(r"([A-Za-z]) ?(?:\\in(?![A-Za-z])|∈) ?")
+OF_INTERVALS = re.compile(rf"\\infty|∞|\\(?:big)?cup(?![A-Za-z])|∪|\\in(?![A-Za-z])|∈|{RELATION.pattern}")
 
 
 def notation(answer: str) -> str:
@@ -78,6 +84,7 @@ def readable(answer: str) -> str:
     word = TEXT.sub(r"\1", answer).strip(" .$").casefold()
     if word in NUMERALS:
         return NUMERALS[word]
+    answer = " ".join(answer.split())
     answer = FRACTION.sub(lambda one: unicodedata.normalize("NFKC", one[0]), answer)
     for written, read in REWRITTEN:
         answer = written.sub(read, answer)
@@ -109,22 +116,29 @@ def _signed(answer: str) -> str:
 
 
 def union(answer: str) -> str | None:
-    r"""`x<-2 \text{ or } x>3` as a union of intervals; `None`: it is no such thing."""
-    bare = re.sub(r"\\(?:left|right)(?![A-Za-z])", "", answer).replace("$", "").strip()
+    r"""`x<-2 \text{ or } x>3` as a union of intervals; `None`: it is no such thing, points or two variables say."""
+    bare = re.sub(r"\\(?:left|right)(?![A-Za-z])", "", answer).replace("$", "")
+    bare = GAP.sub(" ", bare).strip()
+    if not OF_INTERVALS.search(bare):
+        return None
     parts = EITHER.split(bare)
     if len(parts) == 1 and r"\infty" in bare and not RELATION.search(bare):
         parts = BOTH.split(bare)
     intervals = [_interval(part) for part in parts]
-    return r" \cup ".join(intervals) if len(parts) > 1 and all(intervals) else None
+    if len(parts) == 1 or None in intervals or len({of for of, _ in intervals if of}) > 1:
+        return None
+    return r" \cup ".join(interval for _, interval in intervals)
 
 
-def _interval(part: str) -> str | None:
-    """An interval, or inequalities between one variable and its bounds, as an interval."""
-    part = re.sub(r"^[A-Za-z]\s*(?:\\in(?![A-Za-z])|∈)", "", part.strip()).strip()
+def _interval(part: str) -> tuple[str, str] | None:
+    """A variable, "" where none is named, and its interval, written as one or as inequalities with its bounds."""
+    part = part.strip()
+    member = MEMBER.match(part)
+    part = part[member.end() :] if member else part
     pieces = RELATION.split(part)
     place = next((at for at in range(0, len(pieces), 2) if VARIABLE.fullmatch(pieces[at])), None)
     if place is None or len(pieces) not in (3, 5) or len(pieces) == 5 and place != 2:
-        return part if INTERVAL.fullmatch(part) else None
+        return (member[1] if member else "", part) if INTERVAL.fullmatch(part) else None
     low, high = r"(-\infty", r"\infty)"
     for at, sign in enumerate(pieces[1::2]):
         is_left = 2 * at == place  # the variable, of this sign
@@ -133,4 +147,4 @@ def _interval(part: str) -> str | None:
             high = bound + (")" if strict else "]")
         else:
             low = ("(" if strict else "[") + bound
-    return f"{low}, {high}"
+    return pieces[place], f"{low}, {high}"

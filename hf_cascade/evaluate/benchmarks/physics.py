@@ -51,7 +51,9 @@ def load_phybench(repo: str = REPO, split: str = "train", **metadata) -> dict:
             raise
         rows = data.read(repo, ANSWERED)  # the files as they are on the Hub name no split
     data.need(rows, repo, ("content", "answer"))
-    names = rows["id" if "id" in rows.column_names else "content"]
+    names = rows["content"]
+    if "id" in rows.column_names:
+        names = [content if name in (None, "") else name for name, content in zip(rows["id"], names, strict=True)]
     seen, kept = set(), []
     for place, (name, answer) in enumerate(zip(names, rows["answer"], strict=True)):
         if answer and answer.strip() and name not in seen:

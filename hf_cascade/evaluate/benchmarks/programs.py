@@ -5,6 +5,7 @@ programs run, as many at a time as there are CPUs, and `process_results` finds t
 [`ProgramReward`]'s: a program cannot see or write its verdict.
 """
 
+import ast
 import hashlib
 import logging
 import re
@@ -23,6 +24,7 @@ from hf_cascade.rewards.sandbox import Backend, Limits
 logger = logging.getLogger(__name__)
 
 FENCE = re.compile(r"(`{3,}|~{3,})[^\w`~]*([\w+#]*)")  # and its language: ```python, ```{python}, ```python:main.py
+TRIED = 20  # lines of an answer with backticks behind code that are tried as the end of a block; ours
 
 
 class Trial(NamedTuple):
@@ -116,26 +118,62 @@ def fenced(text: str) -> list[tuple[str, str]]:
     """
     Fenced blocks of a text, in their order.
 
+    A closing fence stands alone on its line; behind code it counts where a block would not close otherwise, or where
+    the block is a program without it alone, and not with it, as in a comment. A line of `~` opens a block if another
+    follows, but does not where it underlines a heading.
+
     Returns:
         `list[tuple[str, str]]`: the first word after the opening fence in lower case, and what stands between the
         fences, their indentation taken off. A block that is not closed is the last one, and its word has a "?" behind.
     """
-    blocks, fence, word, indent, lines = [], "", "", 0, []
-    for line in text.replace("\r\n", "\n").split("\n"):  # not splitlines: a form feed belongs to the program
+    blocks, fence, word, indent, lines, tried = [], "", "", 0, [], 0
+    given = text.replace("\r\n", "\n").split("\n")  # not splitlines: a form feed belongs to the program
+    longest = _longest_fences(given)
+    for place, line in enumerate(given):
         mark, inner = line.strip(), line[min(indent, len(line) - len(line.lstrip())) :]
         opening = FENCE.match(mark)
         said = opening[2].lower() if opening else ""
+        if opening and said not in LANGUAGES and mark[0] == "~" and not fence:
+            above = given[place - 1].strip() if place else ""
+            underlines = bool(above) and not mark.strip("~") and len(mark) >= len(above)
+            opening = None if underlines or longest["~"][place + 1] < len(opening[1]) else opening
         if opening and (not fence or said in LANGUAGES):  # a program begins although the last was not closed
             blocks += [(word, "".join(lines))] * bool(fence)
             fence, word, indent, lines = opening[1], said, len(line) - len(line.lstrip()), []
-        elif fence and len(mark) - len(body := mark.rstrip(fence[0])) >= len(fence) and fence[0] not in body:
-            if body:  # the fence stands behind the last line
-                lines.append(inner.rstrip().rstrip(fence[0]) + "\n")
+            continue
+        closes = bool(fence) and len(mark) - len(body := mark.rstrip(fence[0])) >= len(fence) and fence[0] not in body
+        if closes and body:  # the fence stands behind a line
+            bare = inner.rstrip().rstrip(fence[0]) + "\n"
+            closes = longest[fence[0]][place + 1] < len(fence)
+            if not closes and tried < TRIED:
+                tried += 1
+                closes = parses("".join([*lines, bare])) and not parses("".join([*lines, inner]))
+            inner = bare.removesuffix("\n") if closes else inner
+        if not closes or body:
+            lines.append(inner + "\n")
+        if closes:
             blocks.append((word, "".join(lines)))
             fence = ""
-        else:
-            lines.append(inner + "\n")
     return [*blocks, (word + "?", "".join(lines))] if fence else blocks
+
+
+def parses(code: str) -> bool:
+    """Whether it is Python."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _longest_fences(lines: list[str]) -> dict[str, list[int]]:
+    """Of each place in a text the length of the longest fence, alone on its line, from there on."""
+    found = {mark: [0] * (len(lines) + 1) for mark in "`~"}
+    for place in range(len(lines) - 1, -1, -1):
+        line = lines[place].strip()
+        for mark, lengths in found.items():
+            lengths[place] = max(lengths[place + 1], 0 if line.strip(mark) else len(line))
+    return found
 
 
 def in_python(blocks: list[tuple[str, str]]) -> list[str]:

@@ -49,18 +49,36 @@ HEDGE = re.compile(
     r"|times|plus|minus|maybe|perhaps|up to|bounds?|no)\b|n't\b|[<>≤≥≠~–]",
     re.I,
 )
-VALUE = r"\$[^$\n]{1,200}\$|\\\(.{1,200}?\\\)|\([^()\n]{0,60}\d[^()\n]{0,60}\)|[-+]?[\d.,]*\d(?:/\d+)?(?:\\?%)?"
+VALUE = r"(?>\$[^$\n]{1,200}\$|\\\(.{1,200}?\\\)|\([^()\n]{0,60}\d[^()\n]{0,60}\)|[-+]?[\d.,]*\d(?:/\d+)?(?:\\?%)?)"
 NAMED = re.compile(  # where a sentence ends with "is 5 square units"
     rf"(?:\b(?:is|are|was|were|equals|becomes)\s|=)\s*(?:(?:then|thus|therefore|exactly|simply|just|equal to)\s+)?"
-    rf"[*_]{{0,2}}(?P<value>(?:{VALUE})(?:(?:,\s?|,?\sand\s)(?:{VALUE})){{0,8}})[*_]{{0,2}}(?:\s[A-Za-z]{{2,}}){{0,3}}$"
+    rf"[*_]{{0,2}}(?P<value>{VALUE}(?:(?:,\s?|,?\sand\s){VALUE}){{0,8}})[*_]{{0,2}}(?:\s[A-Za-z]{{2,}}){{0,3}}$"
 )
+PLACED = re.compile(r"\b(?:for|at|in|on|to|from|by|of|with|mod|modulo|over|each|more|here|now|already)\b", re.I)
 WORDS = re.compile(r"(?:[^\W\d_]{2,}[,:]?|an?|I)", re.I)
-EQUATION = re.compile(rf"[A-Za-z]\s?=\s?(?:{VALUE})")
+EQUATION = re.compile(
+    r"(?:(?:we|this|that|which|it)\s(?:get|have|obtain|find|conclude|gives?|yields?|implies|means)\s(?:that\s)?)?"
+    rf"(?P<value>\$?[A-Za-z]\s?=\s?{VALUE}\$?)"
+)
+THERE = re.compile(
+    r"there\s(?:is|are|were)\s(?:(?:exactly|only|a total of|in total)\s)?(?P<value>\d[\d,]*)(?:\s[A-Za-z-]{2,}){1,12}",
+    re.I,
+)
 AND = re.compile(r",?\s(?:and|or)\s")
 COMMAND = re.compile(r"\\[A-Za-z]+")
 CONCLUDING = re.compile(
-    r"\b(?:therefore|thus|hence|consequently|so|conclude that|in conclusion|it follows that)\b,?\s", re.I
+    r"\b(?:therefore|thus|hence|consequently|so(?!\s(?:far|that|long|many|much)\b)|conclude that|in conclusion"
+    r"|it follows that)\b,?\s",
+    re.I,
 )
+DOUBTED = re.compile(  # in a conclusion: it is denied, supposed, of one case alone, or more is to come
+    r"\?|n't\b|\b(?:cannot|fail\w*|impossible|false|wrong|incorrect|mistaken?|contradict\w*|too|could|might|may|would|can"
+    r"|maybe|perhaps|possibly|guess|suspect|seems?|check|try|verify|consider|suppose\w*|assum\w+|let|cases?|candidates?"
+    r"|so far|for now|at first|initially|never|hardly|without|when|whenever|while|until|because|since|although|though"
+    r"|where \S+ (?:is|are|was|were))\b",
+    re.I,
+)
+SUPPOSED = re.compile(r"\b(?:if|suppose|supposing|assume|assuming|unless|(?:step|case|part)\s[\dIVA-D]+)\b", re.I)
 LAST_BOLD = re.compile(r"\n\s*\*\*\s?([^*\n]{1,60}?)\s?\*\*[.!]?\s*$")
 TURN = re.compile(  # the response ends
     r"(?<=\S)\s*(?:<\|(?:im_start|im_end|eot_id|end_?of_?text|user)\|>|<｜(?:end▁of▁sentence|User)｜>|</s>|\[INST\])"
@@ -141,10 +159,19 @@ def _concluded(text: str) -> str | None:
     *before, conclusion = CONCLUDING.split(last_sentence(text).replace("**", ""))
     if not before or re.search(r"(?::|\d!)\s*$", text):  # cases follow; 7!
         return None
+    if DOUBTED.search(conclusion) or SUPPOSED.search(" ".join(before)):
+        return None
     said, is_formula, end = _said(conclusion, 0)
     if is_formula:
-        return None if re.search(r"[\d$\\]", conclusion[end:]) else said  # "$48$ men and $12$ women"
-    return None if said == conclusion and not EQUATION.fullmatch(said) else said
+        return None if conclusion[end:].strip(" .!") else said  # "$48$ men and $12$ women", "$5$ is the first"
+    if HEDGE.search(conclusion):
+        return None
+    if whole := EQUATION.fullmatch(conclusion) or THERE.fullmatch(conclusion):
+        return _listed(whole)
+    named = NAMED.search(conclusion)
+    if named is None or named[0][0] == "=" or PLACED.search(conclusion, named.end("value")):
+        return None
+    return _listed(named)
 
 
 def _braced(box: re.Match) -> str:
@@ -215,6 +242,11 @@ def _said(text: str, start: int, loose: bool = True) -> tuple[str | None, bool, 
     return (_one_of(said) if loose and not number else said) or None, number, start + len(line)
 
 
+def _listed(found: re.Match) -> str:
+    """The values of a match, with commas between them, without delimiters."""
+    return re.sub(r"\$|\\[()]", "", AND.sub(", ", found["value"])).strip()
+
+
 def _one_of(sentence: str) -> str:
     """The value that a sentence ends with, its one formula or number, or its values; a hedging sentence as it is."""
     listed = AND.sub(", ", sentence)
@@ -223,7 +255,7 @@ def _one_of(sentence: str) -> str:
     if HEDGE.search(sentence):
         return sentence
     if named := NAMED.search(sentence):
-        return re.sub(r"\$|\\[()]", "", AND.sub(", ", named["value"])).strip()
+        return _listed(named)
     formulas = [one or other for one, other in FORMULA.findall(sentence)]
     words = sentence.split()
     if formulas:

@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
         left = (time.monotonic() - started) / done * (total - done) if done else None
         print(f"{done}/{total} {name}" + (f"  about {left:.0f} s left" if left is not None else ""), flush=True)
 
-    proved = prove(arguments.tasks, report)
+    tasks = [name for given in arguments.tasks or () for name in given.split(",") if name]  # lm-eval's way too
+    proved = prove(tasks or None, report)
     print(table(proved))
     for name, task in proved.items():
         for line in [task["reason"]] * (task["status"] == NOT_RUN) + task["failed"]:
