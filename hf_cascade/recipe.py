@@ -91,6 +91,7 @@ class _Loader(yaml.SafeLoader):
     """YAML that refuses a key written twice, where YAML itself would let the last one win."""
 
     def construct_mapping(self, node, deep=False):
+        """As the base; raises `ConstructorError` with the line of a key that was written before."""
         seen = []
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor` is no key of its own

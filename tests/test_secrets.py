@@ -95,7 +95,7 @@ def test_shipped_text_holds_none(monkeypatch):
         ("/home/ann/", "home"),
         ("~/runs/14b/", "14b"),
         ("/tmp/tmpab12/text.jsonl.gz", "text.jsonl.gz"),
-        ("file:///root/x.jsonl", "x.jsonl"),
+        ("file:///srv/data/x.jsonl", "x.jsonl"),
         ("C:\\Users\\ann\\runs\\x", "x"),
         ("/opt/x/rows: no such file, looked at /srv/y/z", "z"),
         ("HFC_EVAL_DATA=/mnt/a/rows: not there", "HFC_EVAL_DATA=rows: not there"),

@@ -240,6 +240,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """The key goes to the named host only."""
 
     def redirect_request(self, *_):
+        """No request: urllib then raises the redirect's own `HTTPError`."""
         return None
 
 
